@@ -1,0 +1,275 @@
+//! The `attach` request: what a client asks for, and how it comes to it.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Announces, Client, Stage, View};
+use crate::selector::Selector;
+use crate::session::SessionId;
+use crate::wire::{Message, Outbox};
+
+/// The arguments of `attach` that are ours: no process is told of them, least of all of the token.
+const OURS: [&str; 6] = ["view", "sessions", "session", "role", "stopPolicy", "token"];
+
+/// The arguments that only this connection's way to us explains; no process needs them.
+const OF_THE_CONNECTION: [&str; 5] = ["host", "port", "connect", "listen", "processId"];
+
+/// What a client has asked for.
+pub struct Attach {
+    /// How it wants to see sessions.
+    view: ViewKind,
+    /// Which sessions it sees.
+    sessions: Selector,
+    /// Whether it may touch what it sees.
+    pub role: Role,
+    target: Target,
+    /// Whether `terminate` interrupts the process instead of killing it.
+    pub interrupts: bool,
+    /// Whether the end of the session asks the client to attach again.
+    pub restart: bool,
+    /// The arguments as the client sent them, for the sessions of children.
+    pub original: Map<String, Value>,
+    /// The arguments that the process gets.
+    pub arguments: Map<String, Value>,
+}
+
+/// How a client sees sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ViewKind {
+    /// As the rest of its words suggest.
+    #[default]
+    Auto,
+    /// One process.
+    Process,
+    /// A root, and a session of its own for each process.
+    Tree,
+    /// All in one session.
+    Merged,
+}
+
+/// Whether a client may touch what it sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It may do everything.
+    #[default]
+    Controller,
+    /// It may look.
+    Observer,
+}
+
+/// Which process a client asked for, if it named one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Any,
+    Session(SessionId),
+    SubProcess(u32),
+    Process(u32),
+}
+
+impl Attach {
+    /// Reads the arguments of `attach`.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words for the user.
+    fn read(message: &Message) -> Result<Attach, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Arguments {
+            #[serde(default)]
+            view: Option<ViewKind>,
+            #[serde(default)]
+            sessions: Option<Selector>,
+            #[serde(default)]
+            session: Option<SessionId>,
+            #[serde(default)]
+            role: Option<Role>,
+            #[serde(default)]
+            stop_policy: Option<String>,
+            #[serde(default)]
+            sub_process_id: Option<u32>,
+            #[serde(default)]
+            process_id: Option<Value>,
+            #[serde(default)]
+            on_terminate: Option<Value>,
+            #[serde(default)]
+            listen: Option<Map<String, Value>>,
+            #[serde(default)]
+            restart: Option<Value>,
+            #[serde(default)]
+            no_debug: Option<bool>,
+        }
+        let original: Map<String, Value> = message.decode().map_err(|error| error.to_string())?;
+        let given: Arguments = message.decode().map_err(|error| error.to_string())?;
+        if given.no_debug == Some(true) {
+            return Err("\"noDebug\" is not supported for \"attach\"".into());
+        }
+        let has = |key: &str| original.get(key).is_some_and(|value| !value.is_null());
+        let address = if has("host") || has("port") {
+            Some("host\"/\"port")
+        } else {
+            None
+        };
+        let ways = [
+            address,
+            has("listen").then_some("listen"),
+            has("connect").then_some("connect"),
+            has("processId").then_some("processId"),
+            has("subProcessId").then_some("subProcessId"),
+        ];
+        let exclusive = [
+            // As debugpy's adapter has it: who gives an address may still name a process.
+            (1, 0),
+            (2, 0),
+            (1, 2),
+            (1, 3),
+            (1, 4),
+            (3, 4),
+        ];
+        for (one, other) in exclusive {
+            if let (Some(one), Some(other)) = (ways[one], ways[other]) {
+                return Err(format!("\"{one}\" and \"{other}\" are mutually exclusive"));
+            }
+        }
+        if given.view == Some(ViewKind::Merged) {
+            return Err(
+                "\"view\": \"merged\" is not there yet: use \"process\" or \"tree\"".into(),
+            );
+        }
+        if given
+            .stop_policy
+            .as_deref()
+            .is_some_and(|policy| policy != "one")
+        {
+            return Err("\"stopPolicy\" can only be \"one\" yet".into());
+        }
+        let process_id = match &given.process_id {
+            None => None,
+            Some(Value::String(digits)) => Some(digits.trim().parse().ok()),
+            Some(value) => Some(value.as_u64().and_then(|pid| u32::try_from(pid).ok())),
+        };
+        let target = match (given.session, process_id, given.sub_process_id) {
+            (Some(session), _, _) => Target::Session(session),
+            (None, Some(pid), _) => {
+                Target::Process(pid.ok_or("\"processId\" must be parseable as int")?)
+            }
+            (None, None, Some(pid)) => Target::SubProcess(pid),
+            (None, None, None) => Target::Any,
+        };
+        let mut arguments = original.clone();
+        for key in OURS.iter().chain(&OF_THE_CONNECTION) {
+            arguments.remove(*key);
+        }
+        Ok(Attach {
+            view: given.view.unwrap_or_default(),
+            sessions: given.sessions.unwrap_or_default(),
+            role: given.role.unwrap_or_default(),
+            target,
+            interrupts: given.on_terminate == Some("KeyboardInterrupt".into()),
+            restart: given.listen.is_some() && given.restart == Some(true.into()),
+            original,
+            arguments,
+        })
+    }
+}
+
+impl Client {
+    /// Takes the client to the session that it asks for, or lets it wait for it.
+    pub(super) fn attach(&mut self, message: &Message, out: &mut Outbox) {
+        let attach = match Attach::read(message) {
+            Ok(attach) => Arc::new(attach),
+            Err(why) => {
+                out.send(&Message::failure(message.seq(), "attach", &why));
+                return;
+            }
+        };
+        self.attach = Some(attach.clone());
+        self.attach_seq = Some(message.seq());
+        let can_have_children = self.capabilities.supports_start_debugging_request == Some(true);
+        let wants_tree =
+            attach.view == ViewKind::Tree || attach.view == ViewKind::Auto && can_have_children;
+        // A session of a tree keeps the tree's word in its arguments: the root tells of its children.
+        let announces = if attach.view == ViewKind::Tree {
+            Announces::Nothing
+        } else {
+            Announces::Children
+        };
+        match attach.target {
+            Target::Session(id) => match self.hub.session(id) {
+                Some(session) => self.join(&session, announces, out),
+                None => {
+                    let why = match self.hub.ended_session(id).and_then(|info| info.ended) {
+                        Some(ended) => format!("the session {id} has ended at {ended}"),
+                        None => format!(
+                            "there is no session {id}; `dbgproxy sessions` lists those there are"
+                        ),
+                    };
+                    self.attach_failed(&why, out);
+                }
+            },
+            Target::SubProcess(pid) => match self.hub.session_of_pid(pid) {
+                Some(session) => self.join(&session, announces, out),
+                None => {
+                    // It may just have ended: a client must not be told of an error then.
+                    self.set_stage(Stage::Attaching);
+                    self.ended(out);
+                }
+            },
+            Target::Process(pid) => match self.hub.session_of_pid(pid) {
+                Some(session) => self.join(&session, announces, out),
+                None => {
+                    self.wait_for(Some(pid), out);
+                    self.inject(pid, message.seq());
+                }
+            },
+            Target::Any if wants_tree => {
+                self.set_stage(Stage::Attaching);
+                *self.handle.view() = View::Tree(attach.sessions.clone());
+                self.may_configure(out);
+            }
+            Target::Any => self.wait_for(None, out),
+        }
+    }
+
+    /// Waits for a process: the oldest that lives, or the first that comes, or the one of a pid.
+    fn wait_for(&mut self, pid: Option<u32>, out: &mut Outbox) {
+        self.set_stage(Stage::Attaching);
+        *self.handle.view() = View::Waiting(pid);
+        // Only now that it is known to wait are those looked for that are there: none comes unseen.
+        let selector = self
+            .attach
+            .as_ref()
+            .map(|attach| attach.sessions.clone())
+            .unwrap_or_default();
+        let oldest = self.hub.sessions().into_iter().find(|session| {
+            let info = session.info();
+            pid.map_or(!info.helper, |pid| info.pid == pid) && selector.matches(&info.subject())
+        });
+        match oldest {
+            Some(session) => self.join(&session, Announces::Children, out),
+            None => {
+                let (host, port) = self.address.map_or((String::new(), 0), |address| {
+                    (address.ip().to_string(), address.port())
+                });
+                out.send(&Message::event(
+                    "debugpyWaitingForServer",
+                    json!({ "host": host, "port": port }),
+                ));
+            }
+        }
+    }
+
+    /// Whether a session that has just come is one that the client waits for.
+    pub(super) fn waits_for(&self, session: &crate::session::Handle) -> bool {
+        let matches = self
+            .attach
+            .as_ref()
+            .is_some_and(|attach| attach.sessions.matches(&session.info().subject()));
+        matches
+            && self.stage == Stage::Attaching
+            && matches!(&*self.handle.view(), View::Waiting(_))
+    }
+}

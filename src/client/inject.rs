@@ -1,0 +1,139 @@
+//! `attach` by `processId` to a process that is not connected: debugpy's own injector brings it here.
+//!
+//! The injector needs an interpreter that has debugpy, and on Linux gdb or lldb, and the right to trace the process.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::{Client, Mail};
+use crate::wire::{Message, Outbox};
+
+/// How long the injector may take. debugpy's adapter gives it 15 s to be followed by the connection.
+pub const INJECTION_WAIT: Duration = Duration::from_secs(60);
+
+/// How long an interpreter may take to say whether it has debugpy.
+const PROBE_WAIT: Duration = Duration::from_secs(10);
+
+/// How much of the injector's words a failure repeats, in characters.
+const OUTPUT_TAIL: usize = 2000;
+
+impl Client {
+    /// Starts the injector; a failure of it is the failure of the `attach` with the number `seq`.
+    pub(super) fn inject(&self, pid: u32, seq: i64) {
+        let Some(address) = self.hub.tcp_address().map(|address| address.to_string()) else {
+            let why = "a process can only be injected where the daemon listens on TCP";
+            self.handle
+                .mailbox
+                .send(Mail::Answer(seq, Message::failure(seq, "attach", why)));
+            return;
+        };
+        let handle = self.handle.clone();
+        let stop = self.hub.stop.clone();
+        self.hub.tasks.spawn(async move {
+            let injected = tokio::select! {
+                injected = timeout(INJECTION_WAIT, inject(pid, &address)) => injected,
+                () = stop.cancelled() => return,
+            };
+            let why = match injected {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => format!(
+                    "the injector did not finish within {} s",
+                    INJECTION_WAIT.as_secs()
+                ),
+            };
+            let why = format!("debugpy could not be injected into process {pid}: {why}");
+            handle
+                .mailbox
+                .send(Mail::Answer(seq, Message::failure(seq, "attach", &why)));
+        });
+    }
+
+    /// The injection came to nothing, unless the process has come all the same.
+    pub(super) fn attach_failed_with(&mut self, failure: &Message, out: &mut Outbox) {
+        if self.membership.is_none() {
+            self.attach_seq = None;
+            out.send(failure);
+            self.attach_failed("", out);
+        }
+    }
+}
+
+/// Runs debugpy's injector with the interpreter of the process itself, or another that has debugpy.
+async fn inject(pid: u32, address: &str) -> anyhow::Result<()> {
+    let mut tried = Vec::new();
+    for python in interpreters(pid) {
+        if !has_debugpy(&python).await {
+            tried.push(python.display().to_string());
+            continue;
+        }
+        let output = Command::new(&python)
+            .args([
+                "-m",
+                "debugpy",
+                "--connect",
+                address,
+                "--pid",
+                &pid.to_string(),
+            ])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.push_str(&String::from_utf8_lossy(&output.stderr));
+        let said = said.trim();
+        let start = said
+            .char_indices()
+            .rev()
+            .nth(OUTPUT_TAIL)
+            .map_or(0, |(at, _)| at);
+        anyhow::bail!(
+            "{} says ({}): {}",
+            python.display(),
+            output.status,
+            &said[start..]
+        );
+    }
+    anyhow::bail!(
+        "no interpreter with debugpy was found (tried {}); install debugpy in the one that runs it",
+        tried.join(", ")
+    )
+}
+
+/// The interpreters that may have debugpy, the process's own first.
+fn interpreters(pid: u32) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    // A virtual environment is known by the path it was started with, not by the binary behind it.
+    if let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) {
+        let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        let first = PathBuf::from(String::from_utf8_lossy(first).into_owned());
+        if first.is_absolute() {
+            found.push(first);
+        }
+    }
+    if let Ok(binary) = std::fs::read_link(format!("/proc/{pid}/exe")) {
+        found.push(binary);
+    }
+    found.push("python3".into());
+    found.dedup();
+    found
+}
+
+async fn has_debugpy(python: &PathBuf) -> bool {
+    let probe = Command::new(python)
+        .args(["-c", "import debugpy"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    matches!(timeout(PROBE_WAIT, probe).await, Ok(Ok(status)) if status.success())
+}

@@ -1,0 +1,724 @@
+//! A client: one connection that speaks DAP as an IDE does, and the task that owns it.
+//!
+//! It takes the client from `initialize` over `attach` to the session that it asked for, passes its requests
+//! on and what comes back.
+//! It knows sessions by their mail alone, and nothing of how a process is spoken to.
+
+mod attach;
+mod inject;
+mod tree;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::time::Instant;
+
+use crate::control;
+use crate::hub::Hub;
+use crate::link::Link;
+use crate::mailbox::{Mailbox, Scale, Weight, mailbox};
+use crate::pump::{End, Peer, last_flush, pump};
+use crate::selector::Selector;
+use crate::session::{self, SessionId};
+use crate::wire::{Error, Kind, Message, Outbox};
+
+pub use attach::{Attach, Role, ViewKind};
+
+/// How long a client may stay without an `attach` after its `initialize`, or without a `disconnect` after the
+/// end of its session. Then its connection is closed.
+pub const IDLE_WAIT: Duration = Duration::from_secs(600);
+
+/// The most verbs of one client that are being carried out; further ones are refused.
+pub const MAX_VERBS: usize = 32;
+
+/// Which client: a number that is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(u64);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// Which sessions a client has in view.
+#[derive(Debug, Clone)]
+pub enum View {
+    /// It has not attached, or its session is over.
+    Nothing,
+    /// It waits for a process to come: the first, or the one of this pid.
+    Waiting(Option<u32>),
+    /// One process; its children are announced, unless the root of a tree does that.
+    Process(SessionId, Announces),
+    /// All that match, each announced to it.
+    Tree(Selector),
+}
+
+/// Whether a client of one process is told of the children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announces {
+    /// Yes, as debugpy does.
+    Children,
+    /// No: it belongs to a tree, whose root is told.
+    Nothing,
+}
+
+/// What the rest of the daemon has of a client.
+pub struct Handle {
+    /// Which client.
+    pub id: ClientId,
+    /// What it calls itself (`clientID`), empty if it does not say.
+    pub name: String,
+    mailbox: Mailbox<Mail>,
+    view: Mutex<View>,
+    /// Whether it attaches to what it is told of; assumed until it fails to.
+    adopts: AtomicBool,
+}
+
+/// What other tasks tell a client.
+pub enum Mail {
+    /// Its session says something.
+    Session(FromSession),
+    /// A session that it has in view has come.
+    Opened(Arc<session::Handle>),
+    /// What came of a verb, or of an injection: a response to its request of that number.
+    Answer(i64, Message),
+    /// A line for its console.
+    Notice(String),
+}
+
+/// What a session tells a client that watches it.
+pub enum FromSession {
+    /// The client's configuration may begin.
+    Joined,
+    /// An event, as the client is to see it.
+    Event(Message),
+    /// The answer to its request of that number.
+    Response(i64, Message),
+    /// Something to be told on its console.
+    Notice(String),
+    /// The process has ended.
+    Ended(SessionId),
+}
+
+impl Weight for Mail {
+    fn weight(&self) -> usize {
+        match self {
+            Mail::Session(FromSession::Event(message) | FromSession::Response(_, message))
+            | Mail::Answer(_, message) => message.len(),
+            Mail::Session(FromSession::Notice(text)) | Mail::Notice(text) => text.len(),
+            Mail::Session(FromSession::Joined | FromSession::Ended(_)) | Mail::Opened(_) => 0,
+        }
+    }
+}
+
+impl Handle {
+    /// Tells it something of its session. A client that has no room for it is closed.
+    pub fn tell(&self, mail: FromSession) {
+        self.mailbox.send(Mail::Session(mail));
+    }
+
+    /// Tells it that a session has come.
+    pub fn tell_of(&self, session: Arc<session::Handle>) {
+        self.mailbox.send(Mail::Opened(session));
+    }
+
+    /// Whether its mailbox is so full that what can be left out should be.
+    #[must_use]
+    pub fn lags(&self) -> bool {
+        self.mailbox.lags()
+    }
+
+    /// Whether it has worked off what had piled up.
+    #[must_use]
+    pub fn has_caught_up(&self) -> bool {
+        self.mailbox.has_caught_up()
+    }
+
+    /// Whether its connection has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    /// Whether it is one of those that take a `continued` event badly after their own request.
+    #[must_use]
+    pub fn is_visual_studio(&self) -> bool {
+        matches!(self.name.as_str(), "visualstudio" | "vsformac")
+    }
+
+    /// Whether it can be expected to attach to what it is told of.
+    #[must_use]
+    pub fn adopts(&self) -> bool {
+        self.adopts.load(Ordering::Relaxed)
+    }
+
+    /// It has attached to what it was told of, or has let its time pass.
+    pub fn set_adopts(&self, adopts: bool) {
+        self.adopts.store(adopts, Ordering::Relaxed);
+    }
+
+    /// Whether it is to be told of a session; `announcer` is the session whose clients hear of this one.
+    #[must_use]
+    pub fn has_in_view(&self, session: &session::Handle, announcer: Option<SessionId>) -> bool {
+        let info = session.info();
+        let in_view = match &*self.view() {
+            View::Nothing | View::Process(_, Announces::Nothing) => false,
+            View::Waiting(pid) => pid.is_none_or(|pid| pid == info.pid),
+            View::Process(parent, Announces::Children) => announcer == Some(*parent),
+            View::Tree(selector) => selector.matches(&info.subject()),
+        };
+        in_view && !info.helper
+    }
+
+    /// Whether it still is the one that the session was told to expect.
+    #[must_use]
+    pub fn expects(&self, session: &session::Handle) -> bool {
+        match &*self.view() {
+            View::Nothing => false,
+            View::Process(other, Announces::Nothing) => *other == session.id,
+            View::Waiting(_) | View::Process(..) | View::Tree(_) => true,
+        }
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's place in a session; dropping it is the goodbye.
+struct Membership {
+    session: Arc<session::Handle>,
+    client: ClientId,
+    /// A place in the session's inbox that is kept for the goodbye.
+    goodbye: Option<OwnedPermit<session::Mail>>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(goodbye) = self.goodbye.take() {
+            goodbye.send(session::Mail::Leave(self.client));
+        }
+    }
+}
+
+/// How far a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Initialized; `attach` is to come.
+    Initialized,
+    /// Attached to something that is not there yet.
+    Attaching,
+    /// It has been told `initialized`, and sets its breakpoints.
+    Configuring,
+    /// It gets what happens.
+    Live,
+    /// Its session is over; `disconnect` is to come.
+    Ended,
+}
+
+/// One DAP connection of an IDE.
+struct Client {
+    hub: Arc<Hub>,
+    handle: Arc<Handle>,
+    scale: Scale,
+    stage: Stage,
+    /// Since when, for the waits that are bounded.
+    since: Instant,
+    capabilities: Capabilities,
+    /// What it asked for with its `attach`, and the number of that request until it is answered.
+    attach: Option<Arc<Attach>>,
+    attach_seq: Option<i64>,
+    configuration_done_seq: Option<i64>,
+    membership: Option<Membership>,
+    /// The sessions that it has been told of.
+    announced: HashSet<SessionId>,
+    /// What the root of a tree has configured; only looked at to answer it.
+    configuration: crate::breakpoints::Configuration,
+    /// Where it reached us: where its child sessions can, too.
+    address: Option<SocketAddr>,
+    /// How many verbs are being carried out for it.
+    verbs: usize,
+    finished: bool,
+}
+
+/// What the client says of itself in `initialize`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Capabilities {
+    #[serde(default, rename = "clientID", alias = "clientId")]
+    client_id: Option<String>,
+    #[serde(default)]
+    supports_start_debugging_request: Option<bool>,
+}
+
+/// Serves a client whose first message, `initialize`, has come; the task of one client.
+pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
+    let (mailbox, mut inbox, scale) = mailbox(&hub.stop);
+    let stop = scale.overrun.clone();
+    let capabilities: Capabilities = initialize.decode().unwrap_or_default();
+    let handle = Arc::new(Handle {
+        id: ClientId(hub.next_order()),
+        name: capabilities.client_id.clone().unwrap_or_default(),
+        mailbox,
+        view: Mutex::new(View::Nothing),
+        adopts: AtomicBool::new(true),
+    });
+    let address = link.stream.local_address().or_else(|| hub.tcp_address());
+    let mut client = Client {
+        hub: hub.clone(),
+        handle: handle.clone(),
+        scale,
+        stage: Stage::Initialized,
+        since: Instant::now(),
+        capabilities,
+        attach: None,
+        attach_seq: None,
+        configuration_done_seq: None,
+        membership: None,
+        announced: HashSet::new(),
+        configuration: crate::breakpoints::Configuration::default(),
+        address,
+        verbs: 0,
+        finished: false,
+    };
+    tracing::info!(client = %handle.id, name = handle.name, "client connected");
+    client.initialize(&initialize, &mut link.out);
+    hub.register(&handle);
+    let end = pump(&mut client, &mut link, &mut inbox, &stop).await;
+    hub.unregister(handle.id);
+    match &end {
+        End::Stopped if hub.stop.is_cancelled() => {
+            client.terminated(&mut link.out);
+            last_flush(&mut link).await;
+        }
+        End::Stopped => {
+            tracing::warn!(client = %handle.id, "a client that does not read what it is sent is closed")
+        }
+        End::Broken(error) => {
+            tracing::warn!(client = %handle.id, %error, "a client's stream is not DAP's, and is closed")
+        }
+        End::Closed | End::Failed(_) | End::Finished => {}
+    }
+    tracing::info!(client = %handle.id, ?end, "client disconnected");
+}
+
+impl Client {
+    /// Answers `initialize` as debugpy's adapter does, from a fixed list.
+    fn initialize(&mut self, initialize: &Message, out: &mut Outbox) {
+        let version = env!("CARGO_PKG_VERSION");
+        for name in ["ptvsd", "debugpy"] {
+            let data = json!({ "packageVersion": version });
+            let body = json!({ "category": "telemetry", "output": name, "data": data });
+            out.send(&Message::event("output", body));
+        }
+        if let Some(address) = self.address {
+            let socket = json!({ "host": address.ip(), "port": address.port(), "internal": false });
+            out.send(&Message::event(
+                "debugpySockets",
+                json!({ "sockets": [socket] }),
+            ));
+        }
+        let supported = [
+            "supportsClipboardContext",
+            "supportsCompletionsRequest",
+            "supportsConditionalBreakpoints",
+            "supportsConfigurationDoneRequest",
+            "supportsDebuggerProperties",
+            "supportsDelayedStackTraceLoading",
+            "supportsEvaluateForHovers",
+            "supportsExceptionInfoRequest",
+            "supportsExceptionOptions",
+            "supportsFunctionBreakpoints",
+            "supportsGotoTargetsRequest",
+            "supportsHitConditionalBreakpoints",
+            "supportsLogPoints",
+            "supportsModulesRequest",
+            "supportsSetExpression",
+            "supportsSetVariable",
+            "supportsStepInTargetsRequest",
+            "supportsTerminateDebuggee",
+            "supportsTerminateRequest",
+            "supportsValueFormattingOptions",
+        ];
+        let mut body: Value = supported
+            .iter()
+            .map(|name| ((*name).to_owned(), Value::Bool(true)))
+            .collect();
+        let filter = |filter, label, default, description| json!({ "filter": filter, "label": label, "default": default, "description": description });
+        body["exceptionBreakpointFilters"] = json!([
+            filter(
+                "raised",
+                "Raised Exceptions",
+                false,
+                "Stop wherever an exception is raised."
+            ),
+            filter(
+                "uncaught",
+                "Uncaught Exceptions",
+                true,
+                "Stop when an exception nobody handles ends the process."
+            ),
+            filter(
+                "userUnhandled",
+                "User Uncaught Exceptions",
+                false,
+                "Stop when an exception leaves user code for a library."
+            ),
+        ]);
+        out.send(&Message::response(initialize.seq(), "initialize", body));
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.since = Instant::now();
+    }
+
+    fn on_request(&mut self, message: &Message, out: &mut Outbox) {
+        let fail = |out: &mut Outbox, why: &str| {
+            out.send(&Message::failure(message.seq(), message.name(), why));
+        };
+        match (message.name(), self.stage) {
+            ("initialize", _) => fail(out, "Session is already initialized"),
+            ("disconnect", _) => self.disconnect(message, out),
+            ("attach", Stage::Initialized) => self.attach(message, out),
+            ("attach", _) => fail(out, "Session is already started"),
+            ("launch", _) => fail(
+                out,
+                "\"attach\" expected: dbgproxy starts no programs; `dbgproxy --help` says how they come to it",
+            ),
+            (name, Stage::Initialized) => fail(
+                out,
+                &format!("\"{name}\" is not possible before \"attach\""),
+            ),
+            (name, _) if name.starts_with("dbgproxy/") => self.verb(message, out),
+            ("terminate", Stage::Attaching | Stage::Configuring | Stage::Live) => {
+                self.terminate(message, out)
+            }
+            (name, Stage::Attaching) => fail(
+                out,
+                &format!("\"{name}\" is not possible yet: there is no process"),
+            ),
+            ("threads", Stage::Ended) => {
+                out.send(&Message::response(
+                    message.seq(),
+                    "threads",
+                    json!({ "threads": [] }),
+                ));
+            }
+            (_, Stage::Ended) => fail(out, "the session has ended"),
+            ("configurationDone", Stage::Live) => fail(out, "the session is already configured"),
+            _ if self.membership.is_some() => self.forward(message, out),
+            _ => self.root_request(message, out),
+        }
+    }
+
+    /// Passes a request to the process.
+    fn forward(&mut self, message: &Message, out: &mut Outbox) {
+        if message.name() == "configurationDone" {
+            if self.configuration_done_seq.is_some() {
+                out.send(&Message::failure(
+                    message.seq(),
+                    message.name(),
+                    "the session is already configured",
+                ));
+                return;
+            }
+            self.configuration_done_seq = Some(message.seq());
+        }
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let mail = session::Mail::Request(self.handle.clone(), message.clone());
+        if let Err(error) = membership.session.inbox.try_send(mail) {
+            let why = match error {
+                tokio::sync::mpsc::error::TrySendError::Full(_) => {
+                    "the process does not keep up with what it is asked"
+                }
+                tokio::sync::mpsc::error::TrySendError::Closed(_) => "the process has ended",
+            };
+            out.send(&Message::failure(message.seq(), message.name(), why));
+        }
+    }
+
+    /// Begins to watch a session.
+    fn join(&mut self, session: &Arc<session::Handle>, announces: Announces, out: &mut Outbox) {
+        let Some(attach) = self.attach.clone() else {
+            return;
+        };
+        let goodbye = match session.inbox.clone().try_reserve_owned() {
+            Ok(goodbye) => goodbye,
+            Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) => return self.ended(out),
+            Err(tokio::sync::mpsc::error::TrySendError::Full(_)) => {
+                return self.attach_failed(
+                    "the process has more clients and requests than it can serve",
+                    out,
+                );
+            }
+        };
+        *self.handle.view() = View::Process(session.id, announces);
+        self.set_stage(Stage::Attaching);
+        let client = self.handle.id;
+        self.membership = Some(Membership {
+            session: session.clone(),
+            client,
+            goodbye: Some(goodbye),
+        });
+        let mail = session::Mail::Join(self.handle.clone(), attach);
+        if session.inbox.try_send(mail).is_err() {
+            // Full now, or closed: it is not a member, and there is no goodbye to say.
+            self.membership = None;
+            self.ended(out);
+        }
+    }
+
+    /// The `attach` comes to nothing; another one may be tried.
+    fn attach_failed(&mut self, why: &str, out: &mut Outbox) {
+        *self.handle.view() = View::Nothing;
+        self.set_stage(Stage::Initialized);
+        self.attach = None;
+        if let Some(seq) = self.attach_seq.take() {
+            out.send(&Message::failure(seq, "attach", why));
+        }
+    }
+
+    fn from_session(&mut self, mail: FromSession, out: &mut Outbox) {
+        match mail {
+            FromSession::Joined => self.may_configure(out),
+            FromSession::Event(event) => {
+                out.send(&event);
+            }
+            FromSession::Response(seq, message) => {
+                out.answer(&message, seq);
+                if self.configuration_done_seq == Some(seq) {
+                    self.configuration_done_seq = None;
+                    if message.success() {
+                        self.live(out);
+                    }
+                }
+            }
+            FromSession::Notice(text) => notice(&text, out),
+            FromSession::Ended(_) => self.ended(out),
+        }
+    }
+
+    /// The client may set its breakpoints.
+    fn may_configure(&mut self, out: &mut Outbox) {
+        if self.stage == Stage::Attaching {
+            self.set_stage(Stage::Configuring);
+            out.send(&Message::event("initialized", json!({})));
+        }
+    }
+
+    /// The client is configured: only now its `attach` is answered.
+    fn live(&mut self, out: &mut Outbox) {
+        self.set_stage(Stage::Live);
+        self.answer_attach(out);
+        self.announce_known(out);
+    }
+
+    fn answer_attach(&mut self, out: &mut Outbox) {
+        if let Some(seq) = self.attach_seq.take() {
+            out.send(&Message::response(seq, "attach", json!({})));
+        }
+    }
+
+    /// The client's session is over: it is told so, once.
+    fn ended(&mut self, out: &mut Outbox) {
+        self.answer_attach(out);
+        self.terminated(out);
+    }
+
+    fn terminated(&mut self, out: &mut Outbox) {
+        if self.stage != Stage::Ended && self.stage != Stage::Initialized {
+            let restart = self.attach.as_ref().is_some_and(|attach| attach.restart);
+            let body = if restart {
+                json!({ "restart": true })
+            } else {
+                json!({})
+            };
+            out.send(&Message::event("terminated", body));
+        }
+        self.over();
+    }
+
+    fn over(&mut self) {
+        *self.handle.view() = View::Nothing;
+        self.membership = None;
+        self.set_stage(Stage::Ended);
+    }
+
+    /// The client leaves; `terminated` comes before the answer, as debugpy's adapter has it.
+    fn disconnect(&mut self, message: &Message, out: &mut Outbox) {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Arguments {
+            #[serde(default)]
+            terminate_debuggee: Option<bool>,
+        }
+        let Arguments { terminate_debuggee } = message.decode().unwrap_or_default();
+        if terminate_debuggee == Some(true) {
+            self.terminate_debuggees();
+        }
+        if !matches!(self.stage, Stage::Ended | Stage::Initialized) {
+            out.send(&Message::event("terminated", json!({})));
+        }
+        self.over();
+        out.send(&Message::response(message.seq(), "disconnect", json!({})));
+        self.finished = true;
+    }
+
+    /// The client ends the process, or all that it has in view.
+    fn terminate(&mut self, message: &Message, out: &mut Outbox) {
+        let attach = self.attach.clone();
+        if attach
+            .as_ref()
+            .is_some_and(|attach| attach.role == Role::Observer)
+        {
+            out.send(&Message::failure(
+                message.seq(),
+                "terminate",
+                "this client is an observer: it may look, not touch",
+            ));
+        } else if self.membership.is_some() && attach.is_some_and(|attach| attach.interrupts) {
+            // The process ends by itself, by the KeyboardInterrupt that pydevd raises in it.
+            self.forward(message, out);
+        } else {
+            self.terminate_debuggees();
+            if !matches!(self.stage, Stage::Ended) {
+                self.answer_attach(out);
+                out.send(&Message::event("terminated", json!({})));
+            }
+            self.over();
+            out.send(&Message::response(message.seq(), "terminate", json!({})));
+        }
+    }
+
+    fn terminate_debuggees(&mut self) {
+        if self
+            .attach
+            .as_ref()
+            .is_none_or(|attach| attach.role == Role::Observer)
+        {
+            return;
+        }
+        let sessions = match &self.membership {
+            Some(membership) => vec![membership.session.clone()],
+            None => self.sessions_in_view(),
+        };
+        for session in sessions {
+            if session.inbox.try_send(session::Mail::Terminate).is_err() {
+                tracing::warn!(session = %session.id, "the process cannot be asked to end");
+            }
+        }
+    }
+
+    /// Carries out one of the daemon's own operations.
+    fn verb(&mut self, message: &Message, out: &mut Outbox) {
+        let name = message.name().trim_start_matches("dbgproxy/").to_owned();
+        let arguments: Value = match message.decode() {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                out.send(&Message::failure(
+                    message.seq(),
+                    message.name(),
+                    &error.to_string(),
+                ));
+                return;
+            }
+        };
+        if self.verbs >= MAX_VERBS {
+            out.send(&Message::failure(
+                message.seq(),
+                message.name(),
+                "too many verbs are being carried out for this client",
+            ));
+            return;
+        }
+        self.verbs += 1;
+        let (hub, handle, seq, command) = (
+            self.hub.clone(),
+            self.handle.clone(),
+            message.seq(),
+            message.name().to_owned(),
+        );
+        self.hub.tasks.spawn(async move {
+            let answer = match control::call(&hub, &name, &arguments).await {
+                Ok(body) => Message::response(seq, &command, body),
+                Err(error) => Message::failure(seq, &command, &error.message),
+            };
+            handle.mailbox.send(Mail::Answer(seq, answer));
+        });
+    }
+}
+
+impl Peer for Client {
+    type Mail = Mail;
+
+    fn message(&mut self, message: Message, out: &mut Outbox) {
+        match message.kind() {
+            Kind::Request => self.on_request(&message, out),
+            Kind::Response if message.success() => {}
+            Kind::Response => {
+                tracing::debug!(client = %self.handle.id, answer = ?message, "the client refused, or answered nothing that was asked");
+            }
+            Kind::Event => {
+                tracing::debug!(client = %self.handle.id, event = message.name(), "an event from a client is left out")
+            }
+        }
+    }
+
+    fn malformed(&mut self, error: &Error, out: &mut Outbox) {
+        out.send(&Message::failure(0, "", &error.to_string()));
+    }
+
+    fn mail(&mut self, mail: Mail, out: &mut Outbox) {
+        self.scale.take_off(&mail);
+        match mail {
+            // What was under way when the client's session ended is still answered, not told.
+            Mail::Session(FromSession::Response(seq, message)) => {
+                self.from_session(FromSession::Response(seq, message), out);
+            }
+            Mail::Session(mail) if self.stage != Stage::Ended => self.from_session(mail, out),
+            Mail::Session(_) => {}
+            Mail::Opened(session) => self.on_opened(&session, out),
+            Mail::Answer(seq, message) => {
+                if self.attach_seq == Some(seq) {
+                    self.attach_failed_with(&message, out);
+                } else {
+                    self.verbs = self.verbs.saturating_sub(1);
+                    out.send(&message);
+                }
+            }
+            Mail::Notice(text) => notice(&text, out),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        matches!(self.stage, Stage::Initialized | Stage::Ended).then(|| self.since + IDLE_WAIT)
+    }
+
+    fn expired(&mut self, _out: &mut Outbox) {
+        tracing::info!(client = %self.handle.id, "a client that asks for nothing is closed");
+        self.finished = true;
+    }
+
+    fn finished(&self) -> bool {
+        self.finished
+    }
+}
+
+/// Tells the user something in the debug console.
+fn notice(text: &str, out: &mut Outbox) {
+    out.send(&Message::event(
+        "output",
+        json!({ "category": "console", "output": format!("dbgproxy: {text}\n") }),
+    ));
+}

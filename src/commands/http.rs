@@ -1,0 +1,302 @@
+//! Asking a daemon: one HTTP GET on its address, TCP or unix socket, with a time limit.
+//!
+//! Knows nothing about what is asked; an answer is the body, and an error is told apart by what the
+//! user can do about it.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, HOST};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Failure;
+use crate::config::Address;
+
+/// How long a daemon may take for a whole answer; then the command has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest answer that is taken, in bytes; a larger one is an error.
+const MAX_BODY: usize = 64 << 20;
+
+/// Where the daemon is, as every command takes it that talks to one.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Daemon {
+    /// The daemon's address: HOST:PORT or unix:PATH
+    #[arg(
+        long = "connect",
+        value_name = "ADDR",
+        env = "DBGPROXY",
+        hide_env_values = true,
+        default_value = crate::config::DEFAULT_ADDRESS
+    )]
+    pub address: Address,
+}
+
+impl Daemon {
+    /// The body of what `path` (with its query) answers.
+    pub(super) async fn get(&self, path: &str) -> Result<String, Failure> {
+        let patience = PATIENCE.as_secs();
+        match &self.address {
+            Address::Tcp(address) => {
+                let stream = timeout(PATIENCE, TcpStream::connect(address))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                    .map_err(|error| self.cannot_connect(&error))?;
+                timeout(PATIENCE, self.exchange(stream, &address.to_string(), path)).await
+            }
+            #[cfg(unix)]
+            Address::Unix(socket) => {
+                let stream = tokio::net::UnixStream::connect(socket)
+                    .await
+                    .map_err(|error| self.cannot_connect(&error))?;
+                timeout(PATIENCE, self.exchange(stream, "localhost", path)).await
+            }
+            #[cfg(not(unix))]
+            Address::Unix(_) => {
+                return Err(self.cannot_connect(&io::ErrorKind::Unsupported.into()));
+            }
+        }
+        .unwrap_or_else(|_| {
+            Err(Failure::Failed(anyhow!(
+                "{} took the request and did not answer within {patience} s; if it is dbgproxy, its log \
+                 may say why",
+                self.address
+            )))
+        })
+    }
+
+    async fn exchange<S>(&self, stream: S, host: &str, path: &str) -> Result<String, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let request = Request::get(path)
+            .header(HOST, host)
+            .header(ACCEPT, "application/json")
+            .body(Empty::<Bytes>::new())
+            .map_err(anyhow::Error::new)?;
+        let broken = |error: hyper::Error| self.broken(error);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        // Ends when the sender is dropped; what goes wrong on it is told by the request, too.
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+        let body = body
+            .map_err(|error| anyhow!(error).context("the answer broke off"))?
+            .to_bytes();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        if status.is_success() {
+            return Ok(body);
+        }
+        // A daemon gives a reason with every refusal.
+        match serde_json::from_str::<Refusal>(&body) {
+            Ok(refusal) => Err(Failure::Failed(anyhow!(refusal.error.message))),
+            Err(_) => Err(self.not_dbgproxy()),
+        }
+    }
+
+    fn cannot_connect(&self, error: &io::Error) -> Failure {
+        let address = &self.address;
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return Failure::Failed(anyhow!("{address} may not be used by this user: {error}"));
+        }
+        let listen = if *address == Address::default() {
+            String::new()
+        } else {
+            format!(" --listen {address}")
+        };
+        Failure::NoDaemon(format!(
+            "no daemon at {address}: {error}\n  start one with `dbgproxy serve{listen}`, or say where it \
+             is with --connect ADDR"
+        ))
+    }
+
+    /// Something is there, but the conversation with it went wrong.
+    fn broken(&self, error: hyper::Error) -> Failure {
+        let address = &self.address;
+        if error.is_parse() {
+            return self.not_dbgproxy();
+        }
+        if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+            return Failure::Failed(anyhow!(
+                "{address} closed the connection without an answer; is it dbgproxy, and is it yours?"
+            ));
+        }
+        Failure::Failed(anyhow::Error::new(error).context(format!("cannot ask {address}")))
+    }
+
+    /// Something answers, and it cannot be a daemon of ours.
+    pub(super) fn not_dbgproxy(&self) -> Failure {
+        Failure::NoDaemon(format!(
+            "no daemon at {0}: something else answers there\n  start one on another address with \
+             `dbgproxy serve --listen ADDR`, or say where it is with --connect ADDR",
+            self.address
+        ))
+    }
+}
+
+/// A value as it may stand in a query.
+pub(super) fn encode(value: &str) -> String {
+    use std::fmt::Write;
+    value.bytes().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
+}
+
+/// The contract's error.
+#[derive(Deserialize)]
+struct Refusal {
+    error: Reason,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    message: String,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// A daemon that says `answer` to the first who asks, and what it was asked.
+    pub(in crate::commands) async fn scripted(answer: String) -> (Daemon, JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let asked = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            say(stream, answer).await
+        });
+        (Daemon { address }, asked)
+    }
+
+    /// Reads a request's head, answers, closes.
+    async fn say<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: String) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(head).unwrap()
+    }
+
+    pub(in crate::commands) fn answer(status: &str, body: &str) -> String {
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    #[tokio::test]
+    async fn the_body_comes_back() {
+        let (daemon, asked) = scripted(answer("200 OK", "{}")).await;
+        assert_eq!(daemon.get("/api/v1/info?a=b").await.unwrap(), "{}");
+        let asked = asked.await.unwrap().to_ascii_lowercase();
+        assert!(
+            asked.starts_with("get /api/v1/info?a=b http/1.1\r\n"),
+            "{asked}"
+        );
+        assert!(
+            asked.contains(&format!("host: {}\r\n", daemon.address)),
+            "{asked}"
+        );
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn over_a_unix_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = Daemon {
+            address: Address::Unix(directory.path().join("x.sock")),
+        };
+        assert!(matches!(daemon.get("/").await, Err(Failure::NoDaemon(_))));
+
+        let listener = tokio::net::UnixListener::bind(directory.path().join("x.sock")).unwrap();
+        let asked = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            say(stream, answer("200 OK", "{}")).await
+        });
+        assert_eq!(daemon.get("/").await.unwrap(), "{}");
+        let asked = asked.await.unwrap().to_ascii_lowercase();
+        assert!(asked.contains("host: localhost\r\n"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_its_message() {
+        let body = r#"{"error":{"code":"bad-request","message":"no such thing"}}"#;
+        let (daemon, _asked) = scripted(answer("400 Bad Request", body)).await;
+        match daemon.get("/").await {
+            Err(Failure::Failed(error)) => assert_eq!(error.to_string(), "no such thing"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_and_somebody_else_are_no_daemon() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        drop(listener);
+        match (Daemon {
+            address: address.clone(),
+        })
+        .get("/")
+        .await
+        {
+            Err(Failure::NoDaemon(message)) => {
+                assert!(
+                    message.contains(&format!("dbgproxy serve --listen {address}")),
+                    "{message}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        for script in [
+            "SSH-2.0-OpenSSH\r\n".repeat(10),
+            answer("404 Not Found", "<html>"),
+        ] {
+            let (daemon, _asked) = scripted(script).await;
+            let other = daemon.get("/").await;
+            assert!(matches!(other, Err(Failure::NoDaemon(_))), "{other:?}");
+        }
+        let (daemon, _asked) = scripted(String::new()).await;
+        let other = daemon.get("/").await;
+        assert!(matches!(other, Err(Failure::Failed(_))), "{other:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_costs_ten_seconds() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let daemon = Daemon {
+            address: Address::Tcp(listener.local_addr().unwrap()),
+        };
+        match daemon.get("/").await {
+            Err(Failure::Failed(error)) => assert!(error.to_string().contains("10 s"), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn values_in_a_query() {
+        assert_eq!(encode("name=a-*,rank=0..3"), "name%3Da-%2A%2Crank%3D0..3");
+        assert_eq!(encode("ä &"), "%C3%A4%20%26");
+    }
+}

@@ -1,0 +1,229 @@
+//! The directory: which sessions and clients there are, which sessions there were, and who has whom in view.
+//!
+//! It is asked when something comes or goes, never for a message.
+//! It knows no socket and decides nothing about a process.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::{self, ClientId};
+use crate::config::Config;
+use crate::session::{self, Caller, Info, SessionId};
+
+/// How many ended sessions are remembered; the oldest is forgotten first.
+pub const HISTORY: usize = 1000;
+
+/// How long an ended session is remembered.
+pub const HISTORY_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// What all tasks of the daemon share.
+pub struct Hub {
+    /// What the user has set.
+    pub config: Config,
+    /// Cancelled when the daemon is to stop.
+    pub stop: CancellationToken,
+    /// Every connection's task.
+    pub tasks: TaskTracker,
+    /// Since when the daemon runs.
+    pub started: Timestamp,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
+    sessions: DashMap<SessionId, Arc<session::Handle>>,
+    /// The live sessions of each pid, the oldest first; several where there are several PID namespaces.
+    by_pid: DashMap<u32, Vec<Arc<session::Handle>>>,
+    clients: DashMap<ClientId, Arc<client::Handle>>,
+    history: Mutex<VecDeque<Info>>,
+    last_order: AtomicU64,
+}
+
+impl Hub {
+    /// An empty directory.
+    #[must_use]
+    pub fn new(config: Config, addresses: Vec<String>, stop: CancellationToken) -> Hub {
+        Hub {
+            config,
+            stop,
+            tasks: TaskTracker::new(),
+            started: Timestamp::now(),
+            addresses,
+            sessions: DashMap::new(),
+            by_pid: DashMap::new(),
+            clients: DashMap::new(),
+            history: Mutex::new(VecDeque::new()),
+            last_order: AtomicU64::new(0),
+        }
+    }
+
+    /// A number that grows with every session and client.
+    pub(crate) fn next_order(&self) -> u64 {
+        self.last_order.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Makes a session known, and tells it to the clients that have it in view; gives those whose coming the
+    /// process should wait for.
+    ///
+    /// A client that comes at the same moment finds the session by itself: both look after both are known.
+    pub(crate) fn open(&self, session: &Arc<session::Handle>) -> Vec<Arc<client::Handle>> {
+        self.sessions.insert(session.id, session.clone());
+        let pid = session.info().pid;
+        self.by_pid.entry(pid).or_default().push(session.clone());
+        let announcer = self.announcer(session);
+        let in_view: Vec<_> = self
+            .clients
+            .iter()
+            .filter(|client| client.has_in_view(session, announcer))
+            .map(|client| client.clone())
+            .collect();
+        for client in &in_view {
+            client.tell_of(session.clone());
+        }
+        in_view
+            .into_iter()
+            .filter(|client| client.adopts())
+            .collect()
+    }
+
+    /// The session whose clients are told of a new one: its nearest ancestor that somebody means to debug.
+    pub(crate) fn announcer(&self, session: &session::Handle) -> Option<SessionId> {
+        let mut parent = session.info().parent?;
+        while let Some(ancestor) = self.session(parent) {
+            let info = ancestor.info();
+            if !info.helper {
+                return Some(parent);
+            }
+            parent = info.parent?;
+        }
+        Some(parent)
+    }
+
+    /// A session has ended.
+    pub(crate) fn close(&self, session: &session::Handle) {
+        let info = session.info().clone();
+        // History first: at no moment is the session unknown.
+        let mut history = self.history();
+        history.push_back(info);
+        let now = Timestamp::now();
+        let is_old = |info: &Info| {
+            let age = info.ended.map(|ended| now.duration_since(ended));
+            age.is_some_and(|age| age.unsigned_abs() > HISTORY_AGE)
+        };
+        while history.len() > HISTORY || history.front().is_some_and(is_old) {
+            history.pop_front();
+        }
+        drop(history);
+        self.sessions.remove(&session.id);
+        let pid = session.info().pid;
+        if let Entry::Occupied(mut sessions) = self.by_pid.entry(pid) {
+            sessions.get_mut().retain(|other| other.id != session.id);
+            if sessions.get().is_empty() {
+                sessions.remove();
+            }
+        }
+    }
+
+    fn of_pid(&self, pid: u32) -> Vec<Arc<session::Handle>> {
+        self.by_pid
+            .get(&pid)
+            .map(|sessions| sessions.clone())
+            .unwrap_or_default()
+    }
+
+    fn history(&self) -> MutexGuard<'_, VecDeque<Info>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A live session.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<Arc<session::Handle>> {
+        self.sessions.get(&id).map(|session| session.clone())
+    }
+
+    /// All live sessions, in the order in which they came.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<session::Handle>> {
+        let mut sessions: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|session| session.clone())
+            .collect();
+        sessions.sort_by_cached_key(|session| session.info().order);
+        sessions
+    }
+
+    /// What is remembered of ended sessions, the oldest first.
+    #[must_use]
+    pub fn ended(&self) -> Vec<Info> {
+        self.history().iter().cloned().collect()
+    }
+
+    /// What is remembered of one ended session.
+    #[must_use]
+    pub fn ended_session(&self, id: SessionId) -> Option<Info> {
+        self.history().iter().find(|info| info.id == id).cloned()
+    }
+
+    /// The newest live session of a pid.
+    #[must_use]
+    pub fn session_of_pid(&self, pid: u32) -> Option<Arc<session::Handle>> {
+        self.of_pid(pid).pop()
+    }
+
+    /// The session of the process that started another, as far as pids and PID namespaces tell.
+    pub(crate) fn parent_of(&self, caller: &Caller) -> Option<SessionId> {
+        let namespace = |identity: &Option<String>| {
+            let (namespace, _) = identity.as_deref()?.rsplit_once('/')?.0.rsplit_once('/')?;
+            Some(namespace.to_owned())
+        };
+        let own = namespace(&caller.report.identity);
+        let is_near = |session: &Arc<session::Handle>| {
+            let theirs = namespace(&session.info().identity);
+            own.is_none() || theirs.is_none() || own == theirs
+        };
+        self.of_pid(caller.ppid?)
+            .iter()
+            .rev()
+            .find(|session| is_near(session))
+            .map(|session| session.id)
+    }
+
+    /// The live session that a caller belongs to already: the same process on a new connection.
+    pub(crate) fn session_of(&self, caller: &Caller) -> Option<Arc<session::Handle>> {
+        let identity = caller.report.identity.as_ref()?;
+        self.of_pid(caller.pid)
+            .into_iter()
+            .find(|session| session.info().identity.as_ref() == Some(identity))
+    }
+
+    /// Makes a client known.
+    pub(crate) fn register(&self, client: &Arc<client::Handle>) {
+        self.clients.insert(client.id, client.clone());
+    }
+
+    /// A client has gone.
+    pub(crate) fn unregister(&self, client: ClientId) {
+        self.clients.remove(&client);
+    }
+
+    /// How many clients there are.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Where a client that came by a unix socket can tell others to connect to, if anywhere.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.addresses
+            .iter()
+            .find_map(|address| address.parse().ok())
+    }
+}

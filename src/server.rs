@@ -1,0 +1,266 @@
+//! The server: it listens, finds out who is calling, and gives each connection its task.
+//!
+//! The tasks of the process are: one that accepts for each address; one for each connection (detection, then a
+//! session's, a client's or an HTTP connection's), which ends with its socket or with the daemon; and short ones
+//! for verbs and injections, which have a time limit.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::config::{Address, Config};
+use crate::detect::{Detected, detect};
+use crate::hub::Hub;
+use crate::link::Stream;
+use crate::owner::{current_uid, owner};
+use crate::session::{self, Caller, Mail};
+use crate::{client, http};
+
+/// The most connections at a time; further ones wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 32 * 1024;
+
+/// How many connections the kernel keeps for us until they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// How long the daemon's tasks may take to end when it stops.
+pub const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long to wait after the system has refused to accept, for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The sockets on which the daemon listens.
+pub struct Listeners(Vec<Listener>);
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a unix socket; it goes with the socket.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the socket's file is not removed");
+        }
+    }
+}
+
+impl Listeners {
+    /// Listens on all addresses, or on none.
+    ///
+    /// # Errors
+    /// The address that cannot be had, and why.
+    pub fn bind(addresses: &[Address]) -> anyhow::Result<Listeners> {
+        let bound = addresses.iter().map(|address| {
+            Listener::bind(address).with_context(|| format!("cannot listen on {address}"))
+        });
+        Ok(Listeners(bound.collect::<Result<_, _>>()?))
+    }
+
+    /// Where they can be reached, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let address = |listener: &Listener| match listener {
+            Listener::Tcp(listener) => listener
+                .local_addr()
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+            Listener::Unix(_, file) => format!("unix:{}", file.0.display()),
+        };
+        self.0.iter().map(address).collect()
+    }
+}
+
+impl Listener {
+    fn bind(address: &Address) -> io::Result<Listener> {
+        match address {
+            Address::Tcp(address) => {
+                let socket = if address.is_ipv4() {
+                    TcpSocket::new_v4()?
+                } else {
+                    TcpSocket::new_v6()?
+                };
+                // A daemon that was just killed leaves connections behind that would bar the port for a minute.
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)?;
+                Ok(Listener::Tcp(socket.listen(BACKLOG)?))
+            }
+            Address::Unix(path) => {
+                // A file that nobody listens on was left behind by a daemon that died.
+                if let Err(error) = std::os::unix::net::UnixStream::connect(path) {
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        std::fs::remove_file(path)?;
+                    }
+                }
+                let listener = UnixListener::bind(path)?;
+                let file = SocketFile(path.clone());
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+                Ok(Listener::Unix(listener, file))
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(listener) => Ok(Stream::Tcp(listener.accept().await?.0)),
+            Listener::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Serves until `stop` is cancelled, then lets every process run on and every client know.
+///
+/// # Errors
+/// None yet: a connection's failure is its own.
+pub async fn run(
+    listeners: Listeners,
+    config: Config,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let hub = Arc::new(Hub::new(config, listeners.addresses(), stop));
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    for listener in listeners.0 {
+        hub.tasks.spawn(accept(hub.clone(), listener, room.clone()));
+    }
+    hub.stop.cancelled().await;
+    hub.tasks.close();
+    if tokio::time::timeout(DRAIN, hub.tasks.wait()).await.is_err() {
+        tracing::warn!(
+            tasks = hub.tasks.len(),
+            "not everything has ended in time; it is cut off"
+        );
+    }
+    Ok(())
+}
+
+async fn accept(hub: Arc<Hub>, listener: Listener, room: Arc<Semaphore>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                let place = room.clone().acquire_owned().await;
+                (place, listener.accept().await)
+            } => accepted,
+            () = hub.stop.cancelled() => return,
+        };
+        match accepted {
+            (place, Ok(stream)) => {
+                let number = hub.next_order();
+                let connection = connection(hub.clone(), stream);
+                let connection = async move {
+                    connection.await;
+                    drop(place);
+                };
+                hub.tasks
+                    .spawn(connection.instrument(tracing::info_span!("connection", number)));
+            }
+            (_, Err(error)) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One connection, from its first byte to its last.
+async fn connection(hub: Arc<Hub>, stream: Stream) {
+    if let Err(error) = admit(&stream) {
+        tracing::warn!(%error, "a connection is refused");
+        return;
+    }
+    if let Stream::Tcp(stream) = &stream {
+        // Messages are small and awaited.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+    }
+    let detected = tokio::select! {
+        detected = detect(stream) => detected,
+        () = hub.stop.cancelled() => return,
+    };
+    match detected {
+        Ok(Detected::Client(link, initialize)) => client::run(hub, link, initialize).await,
+        Ok(Detected::DebugServer(link, caller)) => debug_server(hub, link, caller).await,
+        Ok(Detected::Http(stream, read)) => {
+            let read = io::Cursor::new(read.freeze());
+            match stream {
+                Stream::Tcp(stream) => {
+                    let (reader, writer) = stream.into_split();
+                    http::serve(hub, tokio::io::join(read.chain(reader), writer)).await;
+                }
+                Stream::Unix(stream) => {
+                    let (reader, writer) = stream.into_split();
+                    http::serve(hub, tokio::io::join(read.chain(reader), writer)).await;
+                }
+            }
+        }
+        Ok(Detected::Nobody) => tracing::debug!("a peer closed without a word"),
+        Err(error) => tracing::debug!(%error, "a connection is of no use, and is closed"),
+    }
+}
+
+/// A debug server is a new session, or a known process that has come back.
+async fn debug_server(hub: Arc<Hub>, mut link: crate::link::Link, mut caller: Caller) {
+    let met = tokio::select! {
+        met = session::meet(&mut link, &mut caller) => met,
+        () = hub.stop.cancelled() => return,
+    };
+    if let Err(error) = met {
+        tracing::debug!(pid = caller.pid, %error, "a process went away while it was greeted");
+        return;
+    }
+    let Some(known) = hub.session_of(&caller) else {
+        return session::run(hub, link, caller).await;
+    };
+    let mail = Mail::Reconnected(Box::new(link), Box::new(caller));
+    if let Err(error) = known.inbox.try_send(mail) {
+        // The session has just ended, or has no room: the process is a session of its own then.
+        if let Mail::Reconnected(link, caller) = error.into_inner() {
+            session::run(hub, *link, *caller).await;
+        }
+    }
+}
+
+/// Lets in who is the same user: whoever reaches the port can run code in every process that is debugged.
+fn admit(stream: &Stream) -> anyhow::Result<()> {
+    let uid = match stream {
+        Stream::Tcp(stream) => match tcp_uid(stream)? {
+            Some(uid) => uid,
+            None => return Ok(()),
+        },
+        Stream::Unix(stream) => unix_uid(stream)?,
+    };
+    if uid != current_uid() {
+        bail!(
+            "it belongs to the user with the uid {uid}, and this daemon to {}",
+            current_uid()
+        );
+    }
+    Ok(())
+}
+
+/// The user at the other end, where the system tells.
+fn tcp_uid(stream: &TcpStream) -> anyhow::Result<Option<u32>> {
+    if !cfg!(target_os = "linux") {
+        return Ok(None);
+    }
+    let uid = owner(stream.local_addr()?, stream.peer_addr()?)?;
+    // The kernel knows every open socket of this machine: one that it does not know has closed already.
+    Ok(Some(uid.context(
+        "its other end is not a socket of this machine, or has closed already",
+    )?))
+}
+
+fn unix_uid(stream: &UnixStream) -> anyhow::Result<u32> {
+    Ok(stream.peer_cred()?.uid())
+}

@@ -1,0 +1,303 @@
+//! The greeting: what the daemon says to a debug server before user code runs.
+//!
+//! It is in two parts.
+//! [`meet`] learns who is there and installs the guard (`guard.py`), without which a program would hang for
+//! ever if the daemon died, and its children would not start.
+//! Then the session initializes, attaches, sets the breakpoints, and with `configurationDone` lets user code run.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::requests::Pending;
+use super::{Info, Session, Stage, State};
+use crate::hub::Hub;
+use crate::link::Link;
+use crate::wire::{Kind, Message, Outbox};
+
+/// How long the process may take to run the guard. Greeting goes on without it afterwards: a program that
+/// cannot be protected is better than one that hangs.
+pub const GUARD_WAIT: Duration = Duration::from_secs(5);
+
+/// The guard's request. Its text says how it is to be sent, and what it reports.
+static GUARD: LazyLock<Message> = LazyLock::new(|| {
+    let source = json!(include_str!("guard.py"));
+    let expression = format!(
+        "__import__('builtins').exec(compile({source}, '<frozen dbgproxy>', 'exec'), __import__('sys').modules\
+         .setdefault('_dbgproxy', type(__import__('sys'))('_dbgproxy')).__dict__)"
+    );
+    Message::request(
+        "evaluate",
+        json!({ "expression": expression, "context": "watch" }),
+    )
+});
+
+/// Who has connected.
+pub struct Caller {
+    /// As the process sees itself.
+    pub pid: u32,
+    /// Its parent as pydevd knows it: the Python process that started it.
+    pub ppid: Option<u32>,
+    /// The answer to `pydevdSystemInfo`.
+    pub system_info: Value,
+    /// What the guard says.
+    pub report: Report,
+}
+
+/// What the guard says of its process; nothing is known where it could not run.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Report {
+    /// Whether the guard is in, and with it the helper for merged breakpoints.
+    #[serde(skip)]
+    pub guarded: bool,
+    /// What is the same in two connections of one process and differs between any two processes.
+    pub identity: Option<String>,
+    /// The command line as the user would write it.
+    pub argv: Option<Vec<String>>,
+    /// `sys.argv[0]`.
+    pub script: Option<String>,
+    /// The process name that multiprocessing gave it.
+    pub name: Option<String>,
+    /// Which of multiprocessing's own processes it is.
+    pub helper: Option<String>,
+    /// The version of debugpy.
+    pub debugpy: Option<String>,
+    /// The version of Python.
+    pub python: Option<String>,
+    /// The variables that name and label it.
+    pub environment: Option<BTreeMap<String, String>>,
+}
+
+impl Report {
+    /// Whether nobody means to debug this process.
+    #[must_use]
+    pub fn is_helper(&self) -> bool {
+        self.helper.is_some()
+    }
+
+    /// Whether its environment asks that user code waits for an IDE.
+    #[must_use]
+    pub fn asks_to_wait(&self) -> bool {
+        self.variable("DBGPROXY_WAIT") == Some("1")
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// What people call the process.
+    fn session_name(&self, pid: u32) -> String {
+        let file = |path: &str| path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
+        let given = self.variable("DBGPROXY_NAME").map(str::to_owned);
+        let rank = || {
+            Some(format!(
+                "rank {}",
+                self.variable("RANK").or(self.variable("LOCAL_RANK"))?
+            ))
+        };
+        let process = || self.name.clone().filter(|name| name != "MainProcess");
+        let worker = || self.variable("PYTEST_XDIST_WORKER").map(str::to_owned);
+        let script = || {
+            self.script
+                .as_deref()
+                .filter(|script| !matches!(*script, "" | "-c" | "-m"))
+                .map(file)
+        };
+        given
+            .filter(|name| !name.is_empty())
+            .or_else(rank)
+            .or_else(process)
+            .or_else(worker)
+            .or_else(|| self.helper.clone())
+            .or_else(script)
+            .unwrap_or_else(|| format!("process {pid}"))
+    }
+
+    /// What selectors can ask for.
+    fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        let known = [
+            ("rank", "RANK"),
+            ("local_rank", "LOCAL_RANK"),
+            ("world_size", "WORLD_SIZE"),
+            ("worker", "PYTEST_XDIST_WORKER"),
+        ];
+        for (label, variable) in known {
+            if let Some(value) = self.variable(variable) {
+                labels.insert(label.to_owned(), value.to_owned());
+            }
+        }
+        for pair in self
+            .variable("DBGPROXY_LABELS")
+            .unwrap_or_default()
+            .split(',')
+        {
+            if let Some((key, value)) = pair.split_once('=') {
+                labels.insert(key.trim().to_owned(), value.trim().to_owned());
+            }
+        }
+        labels
+    }
+}
+
+impl Caller {
+    /// Reads the answer to `pydevdSystemInfo`.
+    #[must_use]
+    pub fn read(answer: &Message) -> Option<Caller> {
+        #[derive(Deserialize)]
+        struct Body {
+            process: Process,
+        }
+        #[derive(Deserialize)]
+        struct Process {
+            pid: u32,
+            ppid: Option<u32>,
+        }
+        let Body { process } = answer.decode().ok()?;
+        Some(Caller {
+            pid: process.pid,
+            ppid: process.ppid,
+            system_info: answer.decode().ok()?,
+            report: Report::default(),
+        })
+    }
+
+    /// The public face of a new session of this process.
+    pub(super) fn info(&self, hub: &Hub) -> Info {
+        let report = &self.report;
+        let version = self
+            .system_info
+            .pointer("/python/version")
+            .and_then(Value::as_str);
+        Info {
+            id: Uuid::new_v4(),
+            pid: self.pid,
+            parent: hub.parent_of(self),
+            ppid: self.ppid,
+            name: report.session_name(self.pid),
+            labels: report.labels(),
+            state: State::Starting,
+            stopped: None,
+            started: Timestamp::now(),
+            ended: None,
+            exit: None,
+            helper: report.is_helper(),
+            clients: 0,
+            python: report.python.clone().or_else(|| version.map(str::to_owned)),
+            debugpy: report.debugpy.clone(),
+            argv: report.argv.clone().unwrap_or_default(),
+            order: hub.next_order(),
+            identity: report.identity.clone(),
+        }
+    }
+}
+
+/// Installs the guard in a debug server that has answered the probe, and learns who it is.
+///
+/// # Errors
+/// The connection's own; a process that has not answered in time is none.
+pub(crate) async fn meet(link: &mut Link, caller: &mut Caller) -> anyhow::Result<()> {
+    // A token of null is what unlocks a debug server that was locked by another.
+    link.out.send(&Message::request(
+        "pydevdAuthorize",
+        json!({ "debugServerAccessToken": null }),
+    ));
+    let guard = link.out.send(&GUARD);
+    let answered = timeout(GUARD_WAIT, async {
+        link.flush().await?;
+        while let Some(message) = link.next().await? {
+            match message.kind() {
+                Kind::Event if message.name() == "dbgproxyReport" => {
+                    match message.decode::<Report>() {
+                        Ok(report) => caller.report = report,
+                        Err(error) => {
+                            tracing::warn!(pid = caller.pid, %error, "the guard's report cannot be read")
+                        }
+                    }
+                }
+                Kind::Response if message.request_seq() == guard => {
+                    caller.report.guarded = message.success();
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        anyhow::bail!("the debug server closed the connection while it was greeted")
+    });
+    match answered.await {
+        Ok(result) => result?,
+        Err(_) => tracing::warn!(
+            pid = caller.pid,
+            "the process has not run the guard in time"
+        ),
+    }
+    if !caller.report.guarded {
+        tracing::warn!(
+            pid = caller.pid,
+            "the guard is not in: the process may hang if this daemon dies"
+        );
+    }
+    Ok(())
+}
+
+impl Session {
+    /// Begins the greeting; user code may wait for clients afterwards.
+    pub(super) fn greet(&mut self, out: &mut Outbox) {
+        self.initialize(out);
+        if !self.watchers.is_empty() {
+            self.adopt_first_options(out);
+            self.send_all_unions(out);
+        }
+        self.try_release(out);
+        self.publish();
+    }
+
+    /// Tells the process that a debugger is there, and that no IDE is.
+    fn initialize(&mut self, out: &mut Outbox) {
+        let arguments =
+            json!({ "adapterID": "dbgproxy", "clientID": "dbgproxy", "pathFormat": "path" });
+        self.ask(Message::request("initialize", arguments), Pending::Own, out);
+        self.told_connected = false;
+    }
+
+    /// Sets all breakpoints and lets user code run.
+    pub(super) fn release(&mut self, out: &mut Outbox) {
+        if !self.options.is_attached() {
+            self.attach_without_client(out);
+        }
+        self.reservations.clear();
+        self.stage = Stage::Released;
+        self.told_connected = true;
+        self.ask(
+            Message::request("configurationDone", json!({})),
+            Pending::Own,
+            out,
+        );
+        self.tell_connected(out);
+    }
+
+    /// Brings the process's idea of whether an IDE is there up to date: `debugpy.is_client_connected()`,
+    /// `wait_for_client()` and `breakpoint()` mean an IDE, not the daemon.
+    pub(super) fn tell_connected(&mut self, out: &mut Outbox) {
+        if self.stage != Stage::Released {
+            return;
+        }
+        let connected = self.live().next().is_some();
+        if connected && !self.told_connected {
+            self.told_connected = true;
+            self.ask(
+                Message::request("configurationDone", json!({})),
+                Pending::Own,
+                out,
+            );
+        } else if !connected && self.told_connected {
+            self.initialize(out);
+        }
+    }
+}

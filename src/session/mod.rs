@@ -1,0 +1,474 @@
+//! A session: one debugged process, and the task that owns its debug server's connection.
+//!
+//! It greets the process, keeps its state, gives it the union of what its clients want, and passes what it
+//! says on to them. It knows its clients as watchers with a mailbox; it knows nothing of their views, and it
+//! touches no socket itself: the [`crate::pump`] does.
+
+mod events;
+mod greeting;
+mod options;
+mod requests;
+mod state;
+mod watchers;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::breakpoints::Changed;
+use crate::client;
+use crate::hub::Hub;
+use crate::link::Link;
+use crate::pump::{Peer, pump};
+use crate::selector::Subject;
+use crate::wire::{Error, Message, Outbox};
+
+pub(crate) use greeting::meet;
+pub use greeting::{Caller, Report};
+pub use state::StoppedBody;
+
+use requests::Pending;
+use state::Threads;
+use watchers::{OutputHistory, Reservation, Watcher};
+
+/// The most mails that wait for one session; beyond it a client's request is answered with a failure.
+/// It also bounds the clients of one session, each of which keeps a place for its goodbye.
+pub const INBOX: usize = 2 * 1024;
+
+/// How long a process that said it will be replaced (`exec`) may take to come back on a new connection.
+/// A program that is not Python never does, and pydevd cannot tell; then the session ends after this time.
+pub const REPLACEMENT_WAIT: Duration = Duration::from_secs(15);
+
+/// Which process: a random UUID, because pids collide over time and over namespaces.
+pub type SessionId = Uuid;
+
+/// What is publicly known of a session, in the words of the verb `sessions`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Info {
+    /// The session's own number.
+    pub id: SessionId,
+    /// As the process itself sees it, maybe in a PID namespace of its own.
+    pub pid: u32,
+    /// The session of the process that started it, if that was debugged.
+    pub parent: Option<SessionId>,
+    /// The operating system's word for the parent.
+    pub ppid: Option<u32>,
+    /// What people call it.
+    pub name: String,
+    /// What selectors can ask for, such as `rank`.
+    pub labels: BTreeMap<String, String>,
+    /// Where it stands.
+    pub state: State,
+    /// Why and where it is stopped, if it is.
+    pub stopped: Option<Stopped>,
+    /// When it connected.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// How it ended, where that is known.
+    pub exit: Option<i64>,
+    /// Whether it is one of multiprocessing's own processes, which nobody means to debug.
+    pub helper: bool,
+    /// How many clients watch it.
+    pub clients: usize,
+    /// The version of its Python.
+    pub python: Option<String>,
+    /// The version of its debugpy.
+    pub debugpy: Option<String>,
+    /// Its command line as the user would write it.
+    pub argv: Vec<String>,
+    /// Sessions in the order in which they came.
+    #[serde(skip)]
+    pub order: u64,
+    /// What is the same in two connections of one process and differs between any two processes.
+    #[serde(skip)]
+    pub identity: Option<String>,
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is being greeted, or its process is being replaced.
+    Starting,
+    /// It waits for an IDE before user code runs.
+    Held,
+    /// User code runs.
+    Running,
+    /// At least one thread is stopped.
+    Stopped,
+    /// Its process is gone.
+    Ended,
+}
+
+impl State {
+    /// The word for it in listings and selectors.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Held => "held",
+            State::Running => "running",
+            State::Stopped => "stopped",
+            State::Ended => "ended",
+        }
+    }
+}
+
+/// Why and where a process is stopped.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stopped {
+    /// The thread that caused it.
+    pub thread: i64,
+    /// Why, in DAP's words.
+    pub reason: String,
+    /// The file of the topmost frame, once somebody has asked.
+    pub file: Option<String>,
+    /// Its line.
+    pub line: Option<i64>,
+}
+
+impl Info {
+    /// What selectors look at.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            id: self.id,
+            pid: self.pid,
+            name: &self.name,
+            state: self.state.word(),
+            labels: &self.labels,
+        }
+    }
+}
+
+/// What the rest of the daemon has of a session.
+pub struct Handle {
+    /// Which session.
+    pub id: SessionId,
+    /// Where its mail goes.
+    pub inbox: mpsc::Sender<Mail>,
+    info: Mutex<Info>,
+}
+
+impl Handle {
+    /// What is publicly known of it now.
+    pub fn info(&self) -> MutexGuard<'_, Info> {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What other tasks tell a session.
+pub enum Mail {
+    /// A client wants to watch; it is answered with [`client::FromSession::Joined`].
+    Join(Arc<client::Handle>, Arc<client::Attach>),
+    /// A client has gone, by whatever way.
+    Leave(client::ClientId),
+    /// A client's request for the process, answered exactly once.
+    Request(Arc<client::Handle>, Message),
+    /// A client wants the process to end.
+    Terminate,
+    /// Somebody wants to know where the process is stopped; answered by dropping it once [`Info`] says so.
+    Locate(oneshot::Sender<()>),
+    /// The same process has connected anew, after an `exec`.
+    Reconnected(Box<Link>, Box<Caller>),
+}
+
+/// One debugged process.
+struct Session {
+    hub: Arc<Hub>,
+    handle: Arc<Handle>,
+    stage: Stage,
+    /// Who the process said it is; renewed when it is replaced.
+    caller: Caller,
+    /// Its clients, in the order in which they came.
+    watchers: Vec<Watcher>,
+    /// Clients that are expected to come before user code runs.
+    reservations: Vec<Reservation>,
+    threads: Threads,
+    /// By our number, the requests that the process has not answered yet.
+    pending: HashMap<i64, Pending>,
+    /// By what was set, which of pydevd's breakpoints are whose.
+    placed: HashMap<Changed, Vec<Placed>>,
+    /// The parts of merged breakpoints that held when the process stopped, as the guard's helper said.
+    held_parts: Vec<String>,
+    /// The pydevd options in force, and whose they are.
+    options: options::Options,
+    /// pydevd's `process` event.
+    process: Option<Message>,
+    output: OutputHistory,
+    /// Whether the process believes that an IDE is connected.
+    told_connected: bool,
+    /// The process said that it will be replaced.
+    replaced: bool,
+    /// The client that last made the process run.
+    resumed_by: Option<client::ClientId>,
+    /// When those for whom user code waits were last looked after.
+    checked: Instant,
+    /// Whether a client that does not attach has the process in view all the same.
+    was_in_view: bool,
+    /// Those who wait to know where the process is stopped.
+    locating: Vec<oneshot::Sender<()>>,
+    /// The connection that takes the place of this one.
+    next: Option<(Box<Link>, Box<Caller>)>,
+    /// pydevd has said goodbye: our side closes at once, which spares the process half a second.
+    goodbye: bool,
+}
+
+/// One of pydevd's breakpoints and its owners.
+struct Placed {
+    /// pydevd's number.
+    id: i64,
+    /// The clients that want it, and their own numbers for it.
+    parts: Vec<(client::ClientId, i64)>,
+}
+
+/// How far the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Greeted, user code waits.
+    Waiting {
+        /// Since when, for the bound on waiting for clients to configure.
+        since: Instant,
+    },
+    /// User code runs.
+    Released,
+    /// The connection is gone, and a new one of the same process may come.
+    Replaced,
+    /// The process is gone.
+    Ended,
+}
+
+/// Serves a process from its greeting to its end; the task of one session.
+pub(crate) async fn run(hub: Arc<Hub>, link: Link, caller: Caller) {
+    let (tx, mut inbox) = mpsc::channel(INBOX);
+    let mut session = Session::new(hub.clone(), tx, caller);
+    let mut link = link;
+    session.open(&mut link.out);
+    loop {
+        let end = pump(&mut session, &mut link, &mut inbox, &hub.stop).await;
+        tracing::debug!(?end, "the debug server's connection ended");
+        drop(link);
+        let next = match session.next.take() {
+            Some(next) => Some(next),
+            None if session.replaced && !hub.stop.is_cancelled() => {
+                session.replacement(&mut inbox).await
+            }
+            None => None,
+        };
+        let Some((next, caller)) = next else { break };
+        link = *next;
+        session.replace(*caller, &mut link.out);
+    }
+    session.end();
+    inbox.close();
+    while let Ok(mail) = inbox.try_recv() {
+        session.mail(mail, &mut Outbox::default());
+    }
+}
+
+impl Session {
+    fn new(hub: Arc<Hub>, inbox: mpsc::Sender<Mail>, caller: Caller) -> Session {
+        let info = caller.info(&hub);
+        let handle = Arc::new(Handle {
+            id: info.id,
+            inbox,
+            info: Mutex::new(info),
+        });
+        Session {
+            hub,
+            handle,
+            stage: Stage::Waiting {
+                since: Instant::now(),
+            },
+            caller,
+            watchers: Vec::new(),
+            reservations: Vec::new(),
+            threads: Threads::default(),
+            pending: HashMap::new(),
+            placed: HashMap::new(),
+            held_parts: Vec::new(),
+            options: options::Options::default(),
+            process: None,
+            output: OutputHistory::default(),
+            told_connected: false,
+            replaced: false,
+            resumed_by: None,
+            checked: Instant::now(),
+            was_in_view: false,
+            locating: Vec::new(),
+            next: None,
+            goodbye: false,
+        }
+    }
+
+    /// Makes the session known, and begins the greeting.
+    fn open(&mut self, out: &mut Outbox) {
+        {
+            let info = self.handle.info();
+            tracing::info!(session = %info.id, pid = info.pid, name = info.name, helper = info.helper, "process connected");
+        }
+        let expected = self.hub.open(&self.handle);
+        if !self.caller.report.is_helper() {
+            self.reservations = expected.into_iter().map(Reservation::new).collect();
+        }
+        self.greet(out);
+    }
+
+    /// The same process has come back on a new connection: another program, the same session.
+    fn replace(&mut self, caller: Caller, out: &mut Outbox) {
+        tracing::info!(session = %self.handle.id, pid = caller.pid, "process replaced itself and is back");
+        let fresh = caller.info(&self.hub);
+        {
+            let mut info = self.handle.info();
+            *info = Info {
+                id: info.id,
+                parent: info.parent,
+                started: info.started,
+                order: info.order,
+                ..fresh
+            };
+        }
+        self.caller = caller;
+        self.replaced = false;
+        self.goodbye = false;
+        self.process = None;
+        self.told_connected = false;
+        self.options = options::Options::default();
+        self.stage = Stage::Waiting {
+            since: Instant::now(),
+        };
+        self.greet(out);
+    }
+
+    /// Waits for the process to come back, and goes on answering meanwhile.
+    async fn replacement(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Mail>,
+    ) -> Option<(Box<Link>, Box<Caller>)> {
+        self.lose_link(Stage::Replaced);
+        let until = Instant::now() + REPLACEMENT_WAIT;
+        let stop = self.hub.stop.clone();
+        let mut out = Outbox::default();
+        loop {
+            let mail = tokio::select! {
+                mail = tokio::time::timeout_at(until, inbox.recv()) => mail.ok().flatten()?,
+                () = stop.cancelled() => return None,
+            };
+            self.mail(mail, &mut out);
+            if self.next.is_some() {
+                return self.next.take();
+            }
+        }
+    }
+
+    /// The connection is gone: what is under way is answered, and no thread is stopped any more.
+    fn lose_link(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.placed.clear();
+        self.locating.clear();
+        for thread in self.threads.take() {
+            let body = serde_json::json!({ "reason": "exited", "threadId": thread });
+            self.broadcast(&Message::event("thread", body));
+        }
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            self.answer_lost(pending);
+        }
+        self.publish();
+    }
+
+    /// The process is gone, or the daemon stops: everybody is told, and the session goes to the history.
+    fn end(&mut self) {
+        self.lose_link(Stage::Ended);
+        for watcher in &self.watchers {
+            watcher
+                .client
+                .tell(client::FromSession::Ended(self.handle.id));
+        }
+        self.watchers.clear();
+        {
+            let mut info = self.handle.info();
+            info.ended = Some(Timestamp::now());
+            tracing::info!(session = %info.id, pid = info.pid, name = info.name, "process ended");
+        }
+        self.publish();
+        self.hub.close(&self.handle);
+    }
+
+    /// Brings what is publicly known up to date.
+    fn publish(&self) {
+        let mut info = self.handle.info();
+        info.clients = self.watchers.len();
+        info.state = match self.stage {
+            Stage::Ended => State::Ended,
+            Stage::Replaced => State::Starting,
+            Stage::Waiting { .. } if self.options.is_attached() => State::Held,
+            Stage::Waiting { .. } => State::Starting,
+            Stage::Released if self.threads.any_stopped() => State::Stopped,
+            Stage::Released => State::Running,
+        };
+        if info.state == State::Stopped {
+            let stop = self.threads.stops().next();
+            let stop = stop.map(|stop| (stop.body.thread_id, stop.body.reason.clone()));
+            let known = info
+                .stopped
+                .as_ref()
+                .map(|stopped| (stopped.thread, stopped.reason.clone()));
+            if stop != known {
+                info.stopped = stop.map(|(thread, reason)| Stopped {
+                    thread,
+                    reason,
+                    file: None,
+                    line: None,
+                });
+            }
+        } else {
+            info.stopped = None;
+        }
+    }
+}
+
+impl Peer for Session {
+    type Mail = Mail;
+
+    fn message(&mut self, message: Message, out: &mut Outbox) {
+        self.on_message(message, out);
+    }
+
+    fn malformed(&mut self, error: &Error, _out: &mut Outbox) {
+        tracing::warn!(session = %self.handle.id, %error, "the debug server sent something that is left out");
+    }
+
+    fn mail(&mut self, mail: Mail, out: &mut Outbox) {
+        match mail {
+            Mail::Join(client, attach) => self.join(client, attach, out),
+            Mail::Leave(client) => self.leave(client, out),
+            Mail::Request(client, message) => self.on_request(&client, &message, out),
+            Mail::Terminate => self.terminate(out),
+            Mail::Locate(reply) => self.locate(reply, out),
+            Mail::Reconnected(link, caller) => self.next = Some((link, caller)),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.waiting_until()
+    }
+
+    fn expired(&mut self, out: &mut Outbox) {
+        self.expire(out);
+    }
+
+    fn hold(&mut self) -> Option<Instant> {
+        self.wait_for_room()
+    }
+
+    fn finished(&self) -> bool {
+        self.goodbye || self.next.is_some()
+    }
+}

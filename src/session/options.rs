@@ -1,0 +1,155 @@
+//! What pydevd keeps once per process: the options of `attach`, which belong to one client at a time.
+
+use serde_json::{Map, Value};
+
+use super::requests::Pending;
+use super::{Session, Stage};
+use crate::client::{ClientId, FromSession, Role};
+use crate::wire::{Message, Outbox};
+
+/// The arguments of `attach` that pydevd reads (`pydevd_process_net_command_json.py` of debugpy 1.8.22).
+const KEYS: [&str; 25] = [
+    "autoReload",
+    "breakOnSystemExit",
+    "breakOnSystemExitZero",
+    "clientOS",
+    "debugOptions",
+    "debugStdLib",
+    "django",
+    "flask",
+    "guiEventLoop",
+    "isOutputRedirected",
+    "jinja",
+    "justMyCode",
+    "maxExceptionStackFrames",
+    "onTerminate",
+    "options",
+    "pathMappings",
+    "redirectOutput",
+    "resolveSymlinks",
+    "rules",
+    "showReturnValue",
+    "steppingResumesAllThreads",
+    "stopAllThreadsOnSuspend",
+    "stopOnEntry",
+    "terminateChildProcesses",
+    "variablePresentation",
+];
+
+/// The options in force.
+#[derive(Default)]
+pub(super) struct Options {
+    /// Whose they are; nobody's are pydevd's defaults.
+    owner: Option<ClientId>,
+    /// Whether pydevd has been sent an `attach` on this connection.
+    attached: bool,
+}
+
+impl Options {
+    pub(super) fn is_attached(&self) -> bool {
+        self.attached
+    }
+}
+
+impl Session {
+    /// Takes the options of a client that has joined, if they are anybody's to set.
+    ///
+    /// True if the process is asked, so that the client must wait for its answer.
+    pub(super) fn adopt_options(&mut self, client: ClientId, out: &mut Outbox) -> bool {
+        let Some(watcher) = self.watcher(client) else {
+            return false;
+        };
+        if watcher.attach.role == Role::Observer {
+            if !self.options.attached {
+                self.attach_without_client(out);
+            }
+            return false;
+        }
+        if let Some(owner) = self.options.owner.and_then(|owner| self.watcher(owner)) {
+            let (ours, theirs) = (&watcher.attach.arguments, &owner.attach.arguments);
+            let different: Vec<String> = KEYS
+                .iter()
+                .filter(|key| ours.get(**key) != theirs.get(**key))
+                .map(|key| {
+                    let word =
+                        |value: Option<&Value>| value.map_or("default".into(), Value::to_string);
+                    format!(
+                        "{key} is {}, not {}",
+                        word(theirs.get(*key)),
+                        word(ours.get(*key))
+                    )
+                })
+                .collect();
+            if !different.is_empty() {
+                watcher.client.tell(FromSession::Notice(format!(
+                    "a process has one set of options, and those of the client that attached first stay in force: {}",
+                    different.join("; ")
+                )));
+            }
+            return false;
+        }
+        let arguments = watcher.attach.arguments.clone();
+        self.options.owner = Some(client);
+        self.attach(&arguments, Some(client), out);
+        true
+    }
+
+    /// Attaches to a process that has come back with the options of the clients that are already there.
+    pub(super) fn adopt_first_options(&mut self, out: &mut Outbox) {
+        self.options.owner = None;
+        match self.first_controller() {
+            Some((client, arguments)) => {
+                self.options.owner = Some(client);
+                self.attach(&arguments, None, out);
+            }
+            None => self.attach_without_client(out),
+        }
+    }
+
+    /// The client whose options were in force has gone: the next one's are.
+    pub(super) fn options_owner_left(&mut self, client: ClientId, out: &mut Outbox) {
+        if self.options.owner != Some(client) {
+            return;
+        }
+        self.options.owner = None;
+        if let Some((client, arguments)) = self.first_controller() {
+            self.options.owner = Some(client);
+            self.attach(&arguments, None, out);
+        }
+    }
+
+    pub(super) fn attach_without_client(&mut self, out: &mut Outbox) {
+        self.attach(&Map::new(), None, out);
+    }
+
+    fn first_controller(&self) -> Option<(ClientId, Map<String, Value>)> {
+        let watcher = self
+            .watchers
+            .iter()
+            .find(|watcher| watcher.attach.role == Role::Controller)?;
+        Some((watcher.client.id, watcher.attach.arguments.clone()))
+    }
+
+    /// pydevd takes a further `attach` at any time, and forgets neither breakpoints nor stops by it.
+    fn attach(
+        &mut self,
+        arguments: &Map<String, Value>,
+        client: Option<ClientId>,
+        out: &mut Outbox,
+    ) {
+        self.options.attached = true;
+        // Only `launch` honours `stopOnEntry`, and only before user code runs does it make sense.
+        let on_entry = arguments.get("stopOnEntry") == Some(&Value::Bool(true));
+        let waiting = matches!(self.stage, Stage::Waiting { .. });
+        let command = if on_entry && waiting {
+            "launch"
+        } else {
+            "attach"
+        };
+        self.ask(
+            Message::request(command, arguments),
+            Pending::Attach(client),
+            out,
+        );
+    }
+}

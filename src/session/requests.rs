@@ -1,0 +1,476 @@
+//! Requests: what clients ask of the process, what the daemon asks for itself, and what came of it.
+//!
+//! Each request of a client is answered exactly once, also when its process ends.
+//! A request that pydevd would answer late, never, or at the wrong time is answered here instead.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+use super::{Placed, Session, Stage};
+use crate::breakpoints::{Changed, union};
+use crate::client::{self, ClientId, FromSession, Role};
+use crate::wire::{Message, Outbox};
+
+/// The most requests that one process may owe an answer to; further ones are refused.
+pub const MAX_PENDING: usize = 4 * 1024;
+
+/// The most waiting for the place where a process is stopped.
+const MAX_LOCATING: usize = 64;
+
+/// Requests that pydevd implements and that need no care of ours
+/// (`pydevd_process_net_command_json.py` of debugpy 1.8.22); what stands nowhere here it would never answer.
+const FORWARDED: [&str; 17] = [
+    "completions",
+    "evaluate",
+    "gotoTargets",
+    "modules",
+    "pydevdSystemInfo",
+    "scopes",
+    "setDebuggerProperty",
+    "setExpression",
+    "setPydevdSourceMap",
+    "setVariable",
+    "source",
+    "stackTrace",
+    "terminate",
+    "threads",
+    "variables",
+    "exceptionInfo",
+    "stepInTargets",
+];
+
+/// What an observer may ask: what changes nothing.
+const FOR_OBSERVERS: [&str; 12] = [
+    "configurationDone",
+    "debugpySystemInfo",
+    "exceptionInfo",
+    "gotoTargets",
+    "modules",
+    "pydevdSystemInfo",
+    "scopes",
+    "source",
+    "stackTrace",
+    "stepInTargets",
+    "threads",
+    "variables",
+];
+
+/// A request that the process owes an answer to.
+pub(super) enum Pending {
+    /// The daemon's own, of whose success nothing depends.
+    Own,
+    /// The daemon's own `attach`; the client, if any, may begin its configuration when it is answered.
+    Attach(Option<ClientId>),
+    /// The daemon's own resuming of everything.
+    Resume,
+    /// A client's, passed on.
+    Client(Asker),
+    /// A client's that makes threads run.
+    ClientResume(Asker),
+    /// A union of breakpoints: whose they are, in its order, and the client that is to be answered.
+    Breakpoints(
+        Changed,
+        Vec<Vec<(ClientId, i64)>>,
+        Option<(Asker, Vec<i64>)>,
+    ),
+    /// The daemon's own look at the topmost frame of a stopped thread.
+    Locate,
+}
+
+/// A client that waits for an answer.
+pub(super) struct Asker {
+    client: Arc<client::Handle>,
+    seq: i64,
+    command: Box<str>,
+}
+
+impl Asker {
+    fn new(client: &Arc<client::Handle>, message: &Message) -> Asker {
+        Asker {
+            client: client.clone(),
+            seq: message.seq(),
+            command: message.name().into(),
+        }
+    }
+
+    fn answer(&self, message: Message) {
+        self.client.tell(FromSession::Response(self.seq, message));
+    }
+
+    fn succeed(&self, body: impl serde::Serialize) {
+        self.answer(Message::response(self.seq, &self.command, body));
+    }
+
+    fn fail(&self, message: &str) {
+        self.answer(Message::failure(self.seq, &self.command, message));
+    }
+
+    /// The process has gone without an answer.
+    fn lost(&self) {
+        if &*self.command == "continue" {
+            // It ran, or it would not have ended.
+            self.succeed(json!({ "allThreadsContinued": true }));
+        } else {
+            self.fail("the process ended before it answered");
+        }
+    }
+}
+
+impl Session {
+    /// Asks the process something.
+    pub(super) fn ask(&mut self, message: Message, pending: Pending, out: &mut Outbox) {
+        let seq = out.send(&message);
+        self.pending.insert(seq, pending);
+    }
+
+    /// A client asks something of the process.
+    pub(super) fn on_request(
+        &mut self,
+        client: &Arc<client::Handle>,
+        message: &Message,
+        out: &mut Outbox,
+    ) {
+        let asker = Asker::new(client, message);
+        let Some(watcher) = self.watcher(client.id) else {
+            return asker.lost();
+        };
+        let observes = watcher.attach.role == Role::Observer;
+        let configured = watcher.configured;
+        let command = message.name();
+        if observes && !FOR_OBSERVERS.contains(&command) {
+            return refuse_observer(&asker, message);
+        }
+        if self.pending.len() >= MAX_PENDING {
+            return asker
+                .fail("the process already owes too many answers; try again when it has answered");
+        }
+        match command {
+            "setBreakpoints" | "setFunctionBreakpoints" | "setExceptionBreakpoints" => {
+                self.configure(asker, message, out);
+            }
+            "configurationDone" if configured => asker.fail("the session is already configured"),
+            "configurationDone" => {
+                asker.succeed(json!({}));
+                self.configured(client.id, out);
+            }
+            "debugpySystemInfo" => asker.succeed(self.system_info()),
+            _ if self.stage == Stage::Replaced => {
+                asker
+                    .fail("the process is being replaced (exec), and cannot be asked anything now");
+            }
+            "continue" if !self.threads.any_stopped() => {
+                // pydevd would answer at the next resume only.
+                asker.succeed(json!({ "allThreadsContinued": true }));
+            }
+            "continue" => self.resume(asker, every_thread(message), out),
+            "pause" if self.threads.all_stopped() => {
+                // pydevd would stop once more; the client is told what it has missed instead.
+                asker.succeed(json!({}));
+                for stop in self.threads.stops() {
+                    let event = self.translate_stop(client.id, &stop.event, &stop.body);
+                    client.tell(FromSession::Event(event));
+                }
+            }
+            "pause" => self.ask(every_thread(message), Pending::Client(asker), out),
+            "next" | "stepIn" | "stepOut" | "goto" | "stepInTargets" | "exceptionInfo" => {
+                if let Err(why) = self.must_be_stopped(message) {
+                    asker.answer(Message::refusal(asker.seq, command, "notStopped", &why));
+                } else if matches!(command, "next" | "stepIn" | "stepOut") {
+                    self.resume(asker, message.clone(), out);
+                } else {
+                    self.ask(message.clone(), Pending::Client(asker), out);
+                }
+            }
+            _ if FORWARDED.contains(&command) => {
+                self.ask(message.clone(), Pending::Client(asker), out)
+            }
+            _ => asker.fail(&format!(
+                "\"{command}\" is not supported by the debug server"
+            )),
+        }
+    }
+
+    /// pydevd would keep a request for a running thread and carry it out at its next stop.
+    fn must_be_stopped(&self, message: &Message) -> Result<(), String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Arguments {
+            thread_id: i64,
+        }
+        let Arguments { thread_id } = message.decode().map_err(|error| error.to_string())?;
+        if self.threads.is_stopped(thread_id) {
+            Ok(())
+        } else if self.threads.knows(thread_id) {
+            Err(format!("thread {thread_id} is running; pause it first"))
+        } else {
+            Err(format!("there is no thread {thread_id} in this session"))
+        }
+    }
+
+    /// Passes on a request that makes threads run.
+    fn resume(&mut self, asker: Asker, message: Message, out: &mut Outbox) {
+        self.resumed_by = Some(asker.client.id);
+        self.threads.on_resume_sent();
+        self.ask(message, Pending::ClientResume(asker), out);
+    }
+
+    /// Lets everything run that is stopped.
+    pub(super) fn resume_all(&mut self, out: &mut Outbox) {
+        if self.threads.any_stopped() {
+            self.resumed_by = None;
+            self.threads.on_resume_sent();
+            self.ask(
+                Message::request("continue", json!({ "threadId": "*" })),
+                Pending::Resume,
+                out,
+            );
+        }
+    }
+
+    /// A client sets breakpoints: its own are replaced, and the process gets the new union.
+    fn configure(&mut self, asker: Asker, message: &Message, out: &mut Outbox) {
+        let Some(watcher) = self
+            .watchers
+            .iter_mut()
+            .find(|watcher| watcher.client.id == asker.client.id)
+        else {
+            return asker.lost();
+        };
+        match watcher.configuration.apply(message) {
+            Err(error) => asker.fail(&error.to_string()),
+            Ok(changed) if self.stage == Stage::Replaced => {
+                let ids = watcher
+                    .configuration
+                    .breakpoints(&changed)
+                    .iter()
+                    .map(|breakpoint| breakpoint.id);
+                let verdicts = ids
+                    .map(|id| unverified(id, "the process is being replaced"))
+                    .collect();
+                asker.succeed(verdict_body(&changed, verdicts));
+            }
+            Ok(changed) => {
+                let ids = watcher.configuration.breakpoints(&changed).iter();
+                let ids = ids.map(|breakpoint| breakpoint.id).collect();
+                self.send_union(changed, Some((asker, ids)), out);
+            }
+        }
+    }
+
+    /// Gives the process what all clients together want where something changed.
+    pub(super) fn send_union(
+        &mut self,
+        changed: Changed,
+        answer: Option<(Asker, Vec<i64>)>,
+        out: &mut Outbox,
+    ) {
+        let owners = self
+            .watchers
+            .iter()
+            .map(|watcher| (watcher.client.id, &watcher.configuration));
+        let (request, merged) = union(&changed, owners, self.caller.report.guarded);
+        let parts = merged.into_iter().map(|merged| merged.parts).collect();
+        self.ask(request, Pending::Breakpoints(changed, parts, answer), out);
+    }
+
+    /// Gives the process everything that all clients together want.
+    pub(super) fn send_all_unions(&mut self, out: &mut Outbox) {
+        let all = self
+            .watchers
+            .iter()
+            .flat_map(|watcher| watcher.configuration.everything());
+        let all: std::collections::BTreeSet<Changed> = all.collect();
+        for changed in all {
+            self.send_union(changed, None, out);
+        }
+    }
+
+    /// Ends the process, for all.
+    pub(super) fn terminate(&mut self, out: &mut Outbox) {
+        if !matches!(self.stage, Stage::Ended | Stage::Replaced) {
+            tracing::info!(session = %self.handle.id, "a client ends the process");
+            let arguments = json!({ "terminateDebuggee": true });
+            self.ask(Message::request("disconnect", arguments), Pending::Own, out);
+        }
+    }
+
+    /// Finds out where the process is stopped.
+    pub(super) fn locate(&mut self, reply: oneshot::Sender<()>, out: &mut Outbox) {
+        let thread = match &self.handle.info().stopped {
+            Some(stopped) if stopped.file.is_none() => stopped.thread,
+            _ => return,
+        };
+        if self.locating.len() < MAX_LOCATING {
+            if self.locating.is_empty() {
+                let arguments = json!({ "threadId": thread, "startFrame": 0, "levels": 1 });
+                self.ask(
+                    Message::request("stackTrace", arguments),
+                    Pending::Locate,
+                    out,
+                );
+            }
+            self.locating.push(reply);
+        }
+    }
+
+    /// The process has answered.
+    pub(super) fn on_response(&mut self, message: Message) {
+        let Some(pending) = self.pending.remove(&message.request_seq()) else {
+            tracing::debug!(session = %self.handle.id, command = message.name(), "an answer to nothing is left out");
+            return;
+        };
+        if !message.success() {
+            tracing::debug!(session = %self.handle.id, answer = ?message, "the process refused");
+        }
+        match pending {
+            Pending::Client(asker) => asker.answer(message),
+            Pending::ClientResume(asker) => {
+                if !message.success() {
+                    self.threads.on_resume_failed();
+                }
+                asker.answer(message);
+            }
+            Pending::Resume if !message.success() => self.threads.on_resume_failed(),
+            Pending::Attach(Some(client)) => self.tell_joined(client),
+            Pending::Breakpoints(changed, parts, answer) => {
+                self.on_placed(changed, parts, answer, &message)
+            }
+            Pending::Locate => self.on_located(&message),
+            Pending::Own | Pending::Resume | Pending::Attach(None) => {}
+        }
+    }
+
+    /// The process has said what became of a union of breakpoints.
+    fn on_placed(
+        &mut self,
+        changed: Changed,
+        parts: Vec<Vec<(ClientId, i64)>>,
+        answer: Option<(Asker, Vec<i64>)>,
+        message: &Message,
+    ) {
+        #[derive(Default, Deserialize)]
+        struct Body {
+            #[serde(default)]
+            breakpoints: Vec<Map<String, Value>>,
+        }
+        let Body { breakpoints } = message.decode().unwrap_or_default();
+        if let Some((asker, ids)) = answer {
+            if message.success() {
+                let verdicts = ids
+                    .into_iter()
+                    .map(|id| {
+                        let part = (asker.client.id, id);
+                        let index = parts.iter().position(|parts| parts.contains(&part));
+                        match index.and_then(|index| breakpoints.get(index)) {
+                            Some(verdict) => {
+                                let mut verdict = verdict.clone();
+                                verdict.insert("id".into(), id.into());
+                                Value::Object(verdict)
+                            }
+                            None => unverified(id, "the process said nothing of this breakpoint"),
+                        }
+                    })
+                    .collect();
+                asker.succeed(verdict_body(&changed, verdicts));
+            } else {
+                asker.answer(message.clone());
+            }
+        }
+        let ids = breakpoints
+            .iter()
+            .map(|verdict| verdict.get("id").and_then(Value::as_i64));
+        let placed: Vec<Placed> = ids
+            .zip(parts)
+            .filter_map(|(id, parts)| Some(Placed { id: id?, parts }))
+            .collect();
+        if placed.is_empty() {
+            self.placed.remove(&changed);
+        } else {
+            self.placed.insert(changed, placed);
+        }
+    }
+
+    fn on_located(&mut self, message: &Message) {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body {
+            stack_frames: Vec<Frame>,
+        }
+        #[derive(Deserialize)]
+        struct Frame {
+            line: i64,
+            source: Option<Source>,
+        }
+        #[derive(Deserialize)]
+        struct Source {
+            path: Option<String>,
+        }
+        let frame = message
+            .decode::<Body>()
+            .ok()
+            .and_then(|body| body.stack_frames.into_iter().next());
+        if let (Some(stopped), Some(frame)) = (&mut self.handle.info().stopped, frame) {
+            stopped.file = frame.source.and_then(|source| source.path);
+            stopped.line = Some(frame.line);
+        }
+        self.locating.clear();
+    }
+
+    /// The process is gone, and with it the answer.
+    pub(super) fn answer_lost(&self, pending: Pending) {
+        match pending {
+            Pending::Client(asker)
+            | Pending::ClientResume(asker)
+            | Pending::Breakpoints(_, _, Some((asker, _))) => asker.lost(),
+            Pending::Attach(Some(client)) if self.stage == Stage::Replaced => {
+                self.tell_joined(client)
+            }
+            _ => {}
+        }
+    }
+
+    /// What debugpy's adapter answers to `debugpySystemInfo`: its own version and pydevd's system info.
+    fn system_info(&self) -> Value {
+        let mut info = self.caller.system_info.clone();
+        info["debugpy"] = json!({ "version": self.caller.report.debugpy });
+        info
+    }
+}
+
+fn refuse_observer(asker: &Asker, message: &Message) {
+    if !message.name().ends_with("Breakpoints") {
+        return asker.fail("this client is an observer: it may look, not touch");
+    }
+    // A client that sets its breakpoints at the start, as all do, must not fail by it.
+    #[derive(Default, Deserialize)]
+    struct Arguments {
+        #[serde(default)]
+        breakpoints: Option<Vec<Value>>,
+    }
+    let Arguments { breakpoints } = message.decode().unwrap_or_default();
+    let ids = 1..=breakpoints.map_or(0, |breakpoints| breakpoints.len() as i64);
+    let verdicts: Vec<Value> = ids
+        .map(|id| unverified(id, "not set: this client is an observer"))
+        .collect();
+    asker.succeed(json!({ "breakpoints": verdicts }));
+}
+
+/// One process is resumed and paused as a whole, as debugpy's adapter does.
+fn every_thread(message: &Message) -> Message {
+    Message::request(message.name(), json!({ "threadId": "*" }))
+}
+
+fn unverified(id: i64, message: &str) -> Value {
+    json!({ "id": id, "verified": false, "message": message })
+}
+
+/// `setExceptionBreakpoints` has no verdicts to give.
+fn verdict_body(changed: &Changed, verdicts: Vec<Value>) -> Value {
+    match changed {
+        Changed::Exceptions => json!({}),
+        Changed::Source(_) | Changed::Functions => json!({ "breakpoints": verdicts }),
+    }
+}

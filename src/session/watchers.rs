@@ -1,0 +1,321 @@
+//! The clients of one session: those who watch, those who are expected, and what they are told.
+//!
+//! Joining is the same for everyone: a snapshot once configured, then what happens, live.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Session, Stage};
+use crate::breakpoints::Configuration;
+use crate::client::{self, ClientId, FromSession};
+use crate::config::OnLastDetach;
+use crate::wire::{Message, Outbox};
+
+/// How long a client that was told of a process may take to attach to it before user code runs.
+/// One that lets it pass is not waited for again: it ignores what it is told.
+pub const ADOPTION_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a client that has attached may take to be configured before user code runs.
+pub const CONFIGURATION_WAIT: Duration = Duration::from_secs(60);
+
+/// How often expected clients are looked after while user code waits.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the session waits for a client's room before it leaves out what can be left out.
+pub const ROOM_WAIT: Duration = Duration::from_millis(100);
+
+/// How often room is looked for meanwhile.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How much of the last output a newcomer is given, in bytes of its messages.
+pub const OUTPUT_HISTORY: usize = 64 * 1024;
+
+/// One client of the session.
+pub(super) struct Watcher {
+    pub(super) client: Arc<client::Handle>,
+    pub(super) attach: Arc<client::Attach>,
+    /// Its `configurationDone` has come: it has the snapshot and gets what happens.
+    pub(super) configured: bool,
+    /// What it has set.
+    pub(super) configuration: Configuration,
+    joined: Instant,
+    /// Since when its mailbox is too full.
+    lags_since: Option<Instant>,
+    /// How many events it has lost since it began to lag.
+    lost: u64,
+}
+
+impl Watcher {
+    /// Passes on an event that may be left out when there is no room for it.
+    fn offer(&mut self, event: &Message) {
+        if self.sheds() {
+            self.lost += 1;
+        } else {
+            self.client.tell(FromSession::Event(event.clone()));
+        }
+    }
+
+    /// Whether it has had its time to make room.
+    fn sheds(&self) -> bool {
+        self.lags_since
+            .is_some_and(|since| since.elapsed() >= ROOM_WAIT)
+    }
+}
+
+/// A client that has the process in view and is expected to attach.
+pub(super) struct Reservation {
+    client: Arc<client::Handle>,
+    until: Instant,
+}
+
+impl Reservation {
+    pub(super) fn new(client: Arc<client::Handle>) -> Reservation {
+        Reservation {
+            client,
+            until: Instant::now() + ADOPTION_WAIT,
+        }
+    }
+}
+
+/// The last output of a process, for newcomers.
+#[derive(Default)]
+pub(super) struct OutputHistory {
+    events: VecDeque<Message>,
+    bytes: usize,
+}
+
+impl OutputHistory {
+    pub(super) fn push(&mut self, event: &Message) {
+        if event.len() > OUTPUT_HISTORY {
+            return;
+        }
+        self.bytes += event.len();
+        self.events.push_back(event.detached());
+        while self.bytes > OUTPUT_HISTORY {
+            self.bytes -= self.events.pop_front().map_or(0, |event| event.len());
+        }
+    }
+}
+
+impl Session {
+    /// A client wants to watch.
+    pub(super) fn join(
+        &mut self,
+        client: Arc<client::Handle>,
+        attach: Arc<client::Attach>,
+        out: &mut Outbox,
+    ) {
+        if self.stage == Stage::Ended {
+            client.tell(FromSession::Ended(self.handle.id));
+            return;
+        }
+        let id = client.id;
+        self.consume_reservation(&client);
+        tracing::info!(session = %self.handle.id, client = %id, name = client.name, "client joined");
+        self.watchers.push(Watcher {
+            client,
+            attach,
+            configured: false,
+            configuration: Configuration::default(),
+            joined: Instant::now(),
+            lags_since: None,
+            lost: 0,
+        });
+        if self.stage == Stage::Replaced || !self.adopt_options(id, out) {
+            self.tell_joined(id);
+        }
+        self.publish();
+    }
+
+    /// The client's configuration may begin.
+    pub(super) fn tell_joined(&self, client: ClientId) {
+        if let Some(watcher) = self.watcher(client) {
+            watcher.client.tell(FromSession::Joined);
+        }
+    }
+
+    /// The client that was expected has come, or another of its kind in its place.
+    fn consume_reservation(&mut self, client: &client::Handle) {
+        let position = self
+            .reservations
+            .iter()
+            .position(|expected| expected.client.id == client.id);
+        let position = position.or_else(|| {
+            self.reservations
+                .iter()
+                .position(|expected| expected.client.name == client.name)
+        });
+        if let Some(position) = position {
+            let expected = self.reservations.remove(position);
+            expected.client.set_adopts(true);
+        }
+    }
+
+    /// A client has gone, and with it what it has set.
+    pub(super) fn leave(&mut self, client: ClientId, out: &mut Outbox) {
+        let Some(position) = self
+            .watchers
+            .iter()
+            .position(|watcher| watcher.client.id == client)
+        else {
+            return;
+        };
+        let watcher = self.watchers.remove(position);
+        tracing::info!(session = %self.handle.id, %client, "client left");
+        if !matches!(self.stage, Stage::Ended | Stage::Replaced) {
+            for changed in watcher.configuration.everything() {
+                self.send_union(changed, None, out);
+            }
+            self.options_owner_left(client, out);
+            if self.watchers.is_empty() && self.hub.config.on_last_detach == OnLastDetach::Resume {
+                self.resume_all(out);
+            }
+            self.tell_connected(out);
+            self.try_release(out);
+        }
+        self.publish();
+    }
+
+    /// The client has configured its session: it gets the snapshot, and from now on what happens.
+    pub(super) fn configured(&mut self, client: ClientId, out: &mut Outbox) {
+        let Some(watcher) = self
+            .watchers
+            .iter_mut()
+            .find(|watcher| watcher.client.id == client)
+        else {
+            return;
+        };
+        watcher.configured = true;
+        let Some(watcher) = self.watcher(client) else {
+            return;
+        };
+        let snapshot = self
+            .process
+            .iter()
+            .chain(self.threads.started())
+            .chain(&self.output.events);
+        for event in snapshot {
+            watcher.client.tell(FromSession::Event(event.clone()));
+        }
+        for stop in self.threads.stops() {
+            let event = self.translate_stop(watcher.client.id, &stop.event, &stop.body);
+            watcher.client.tell(FromSession::Event(event));
+        }
+        self.tell_connected(out);
+        self.try_release(out);
+        self.publish();
+    }
+
+    pub(super) fn watcher(&self, client: ClientId) -> Option<&Watcher> {
+        self.watchers
+            .iter()
+            .find(|watcher| watcher.client.id == client)
+    }
+
+    /// The clients that are told what happens.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Watcher> {
+        self.watchers.iter().filter(|watcher| watcher.configured)
+    }
+
+    /// Tells every client something that none must miss.
+    pub(super) fn broadcast(&self, event: &Message) {
+        for watcher in self.live() {
+            watcher.client.tell(FromSession::Event(event.clone()));
+        }
+    }
+
+    /// Tells every client something that one who cannot keep up may miss.
+    pub(super) fn offer(&mut self, event: &Message) {
+        for watcher in self
+            .watchers
+            .iter_mut()
+            .filter(|watcher| watcher.configured)
+        {
+            watcher.offer(event);
+        }
+    }
+
+    /// Until when to wait for room before more is read from the process.
+    pub(super) fn wait_for_room(&mut self) -> Option<Instant> {
+        let mut waits = false;
+        for watcher in self
+            .watchers
+            .iter_mut()
+            .filter(|watcher| watcher.configured)
+        {
+            match watcher.lags_since {
+                None if watcher.client.lags() => {
+                    watcher.lags_since = Some(Instant::now());
+                    waits = true;
+                }
+                None => {}
+                Some(_) if watcher.client.has_caught_up() => {
+                    watcher.lags_since = None;
+                    if watcher.lost > 0 {
+                        tracing::warn!(client = %watcher.client.id, lost = watcher.lost, "a slow client has lost events");
+                        watcher.client.tell(FromSession::Notice(format!(
+                            "{} events (output, modules) were left out because this client was too slow",
+                            std::mem::take(&mut watcher.lost)
+                        )));
+                    }
+                }
+                Some(_) => waits |= !watcher.sheds(),
+            }
+        }
+        waits.then(|| Instant::now() + ROOM_INTERVAL)
+    }
+
+    /// When to look again after those for whom user code waits.
+    pub(super) fn waiting_until(&self) -> Option<Instant> {
+        let Stage::Waiting { since } = self.stage else {
+            return None;
+        };
+        let waits = !self.reservations.is_empty()
+            || self.watchers.iter().any(|watcher| !watcher.configured);
+        waits.then(|| self.checked.max(since) + CHECK_INTERVAL)
+    }
+
+    /// Looks after those for whom user code waits.
+    pub(super) fn expire(&mut self, out: &mut Outbox) {
+        let now = Instant::now();
+        self.checked = now;
+        let session = &self.handle;
+        let mut announced_in_vain = false;
+        self.reservations.retain(|expected| {
+            if expected.client.is_gone() || !expected.client.expects(session) {
+                return false;
+            }
+            if now < expected.until {
+                return true;
+            }
+            tracing::info!(session = %session.id, client = %expected.client.id, "the client did not attach; the process is not kept waiting for it again");
+            expected.client.set_adopts(false);
+            announced_in_vain = true;
+            false
+        });
+        self.was_in_view |= announced_in_vain;
+        self.try_release(out);
+        self.publish();
+    }
+
+    /// Lets user code run, unless somebody is to come first.
+    pub(super) fn try_release(&mut self, out: &mut Outbox) {
+        let Stage::Waiting { .. } = self.stage else {
+            return;
+        };
+        let someone = self.live().next().is_some();
+        let coming = !self.reservations.is_empty()
+            || self.watchers.iter().any(|watcher| {
+                !watcher.configured && watcher.joined.elapsed() < CONFIGURATION_WAIT
+            });
+        let held = self.caller.report.asks_to_wait() || self.hub.config.wait_for_ide;
+        let released =
+            self.caller.report.is_helper() || !coming && (someone || self.was_in_view || !held);
+        if released {
+            self.release(out);
+        }
+    }
+}
