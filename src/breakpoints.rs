@@ -38,8 +38,12 @@ pub struct Breakpoint {
 
 impl Breakpoint {
     /// Two breakpoints at one place can only be one in the process.
-    fn place(&self) -> (Option<i64>, Option<&str>) {
-        (self.line, self.name.as_deref())
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place {
+            line: self.line,
+            name: self.name.clone(),
+        }
     }
 
     /// Whether the two stop or log at the same times.
@@ -47,6 +51,13 @@ impl Breakpoint {
         (&self.condition, &self.hit_condition, &self.log_message)
             == (&other.condition, &other.hit_condition, &other.log_message)
     }
+}
+
+/// Where a breakpoint is, within what its client has set at once: a line of a source, or a function.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    line: Option<i64>,
+    name: Option<String>,
 }
 
 /// The breakpoints of one source, replaced as a whole by every `setBreakpoints`.

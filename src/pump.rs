@@ -102,7 +102,7 @@ pub async fn pump<P: Peer>(
                 Ok(_) => loop {
                     match link.input.message() {
                         Ok(Some(message)) => {
-                            tracing::trace!(kind = ?message.kind(), name = message.name(), bytes = message.len(), "received");
+                            tracing::trace!(kind = ?message.kind(), name = message.name(), bytes = message.size(), "received");
                             peer.message(message, &mut link.out);
                         }
                         Ok(None) => break,

@@ -98,10 +98,9 @@ impl Listener {
             }
             Address::Unix(path) => {
                 // A file that nobody listens on was left behind by a daemon that died.
-                if let Err(error) = std::os::unix::net::UnixStream::connect(path) {
-                    if error.kind() == io::ErrorKind::ConnectionRefused {
-                        std::fs::remove_file(path)?;
-                    }
+                let refused = std::os::unix::net::UnixStream::connect(path).err();
+                if refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                    std::fs::remove_file(path)?;
                 }
                 let listener = UnixListener::bind(path)?;
                 let file = SocketFile(path.clone());

@@ -112,7 +112,7 @@ impl Weight for Mail {
     fn weight(&self) -> usize {
         match self {
             Mail::Session(FromSession::Event(message) | FromSession::Response(_, message))
-            | Mail::Answer(_, message) => message.len(),
+            | Mail::Answer(_, message) => message.size(),
             Mail::Session(FromSession::Notice(text)) | Mail::Notice(text) => text.len(),
             Mail::Session(FromSession::Joined | FromSession::Ended(_)) | Mail::Opened(_) => 0,
         }
@@ -489,7 +489,7 @@ impl Client {
         }
     }
 
-    fn from_session(&mut self, mail: FromSession, out: &mut Outbox) {
+    fn on_session_mail(&mut self, mail: FromSession, out: &mut Outbox) {
         match mail {
             FromSession::Joined => self.may_configure(out),
             FromSession::Event(event) => {
@@ -684,9 +684,9 @@ impl Peer for Client {
         match mail {
             // What was under way when the client's session ended is still answered, not told.
             Mail::Session(FromSession::Response(seq, message)) => {
-                self.from_session(FromSession::Response(seq, message), out);
+                self.on_session_mail(FromSession::Response(seq, message), out);
             }
-            Mail::Session(mail) if self.stage != Stage::Ended => self.from_session(mail, out),
+            Mail::Session(mail) if self.stage != Stage::Ended => self.on_session_mail(mail, out),
             Mail::Session(_) => {}
             Mail::Opened(session) => self.on_opened(&session, out),
             Mail::Answer(seq, message) => {

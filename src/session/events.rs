@@ -6,8 +6,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::state::Stop;
 use super::{Session, Stage, StoppedBody};
-use crate::client::ClientId;
+use crate::client::{self, FromSession};
 use crate::wire::{Kind, Message, Outbox};
 
 impl Session {
@@ -68,60 +69,71 @@ impl Session {
     }
 
     fn on_stopped(&mut self, event: &Message) {
-        let Some(body) = self.threads.on_stopped(event) else {
-            tracing::warn!(session = %self.handle.id, ?event, "a stopped event cannot be read");
-            return;
+        let body: StoppedBody = match event.decode() {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::warn!(session = %self.handle.id, %error, "a stopped event cannot be read");
+                return;
+            }
         };
+        let hit_ids = body.hit_breakpoint_ids.as_deref().unwrap_or_default();
+        let placed = self
+            .placed
+            .iter()
+            .flat_map(|(changed, all)| all.iter().map(move |placed| (changed, placed)));
+        let hit = placed
+            .filter(|(_, placed)| hit_ids.contains(&placed.id))
+            .map(|(changed, placed)| (changed.clone(), placed.place.clone()))
+            .collect();
+        let stop = Stop {
+            event: event.clone(),
+            body,
+            hit,
+            held: std::mem::take(&mut self.held_parts),
+        };
+        self.threads.on_stopped(&stop);
         self.resumed_by = None;
         self.publish();
         for watcher in self.live() {
-            let event = self.translate_stop(watcher.client.id, event, &body);
-            watcher
-                .client
-                .tell(crate::client::FromSession::Event(event));
+            self.tell_stop(&watcher.client, &stop);
         }
     }
 
     fn on_continued(&mut self, event: &Message) {
         self.threads.on_continued(event);
-        self.held_parts.clear();
         self.publish();
         for watcher in self.live() {
             // Visual Studio takes the event badly after its own request (debugpy's adapter never sends it).
             if !(watcher.client.is_visual_studio() && self.resumed_by == Some(watcher.client.id)) {
-                watcher
-                    .client
-                    .tell(crate::client::FromSession::Event(event.clone()));
+                watcher.client.tell(FromSession::Event(event.clone()));
             }
         }
     }
 
-    /// The stop as one client sees it: with its own numbers of the breakpoints that were hit.
-    pub(super) fn translate_stop(
-        &self,
-        client: ClientId,
-        event: &Message,
-        body: &StoppedBody,
-    ) -> Message {
-        let Some(hit) = &body.hit_breakpoint_ids else {
-            return event.clone();
-        };
+    /// Tells a client of a stop, with its own numbers of the breakpoints that were hit.
+    pub(super) fn tell_stop(&self, client: &client::Handle, stop: &Stop) {
         let mut ids = Vec::new();
-        for placed in self
-            .placed
-            .values()
-            .flatten()
-            .filter(|placed| hit.contains(&placed.id))
-        {
-            let merged = placed.parts.len() > 1 && !self.held_parts.is_empty();
-            for (owner, id) in &placed.parts {
-                let holds = !merged || self.held_parts.contains(&format!("{owner}:{id}"));
-                if *owner == client && holds {
+        for (changed, place) in &stop.hit {
+            let placed = self.placed.get(changed).into_iter().flatten();
+            for (owner, id) in placed
+                .filter(|placed| placed.place == *place)
+                .flat_map(|placed| &placed.parts)
+            {
+                let holds = stop.held.is_empty() || stop.held.contains(&format!("{owner}:{id}"));
+                if *owner == client.id && holds {
                     ids.push(*id);
                 }
             }
         }
-        rewritten(event, |body| body["hitBreakpointIds"] = ids.into())
+        let event = match &stop.body.hit_breakpoint_ids {
+            None => stop.event.clone(),
+            Some(_) => rewritten(&stop.event, |body| match body.as_object_mut() {
+                // A client that has no breakpoint there is not told of none: it would look for it.
+                Some(body) if ids.is_empty() => drop(body.remove("hitBreakpointIds")),
+                _ => body["hitBreakpointIds"] = ids.into(),
+            }),
+        };
+        client.tell(FromSession::Event(event));
     }
 
     /// A breakpoint's verdict has changed: its owners are told, each under its own number.
@@ -138,9 +150,7 @@ impl Session {
         for (owner, own) in placed.flat_map(|placed| &placed.parts) {
             if let Some(watcher) = self.live().find(|watcher| watcher.client.id == *owner) {
                 let event = rewritten(event, |body| body["breakpoint"]["id"] = (*own).into());
-                watcher
-                    .client
-                    .tell(crate::client::FromSession::Event(event));
+                watcher.client.tell(FromSession::Event(event));
             }
         }
     }

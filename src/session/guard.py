@@ -36,9 +36,11 @@
 #   __import__("_dbgproxy").hit([[key, condition, hitCondition, logMessage], ...], globals(), locals())
 # `dbgproxyHit` {"keys": [...], "threadId": N} precedes the `stopped` of that thread, and `output` is as pydevd's.
 #
-# LIMITS. A child that was started with pydevd's arguments for a script or module while the daemon lived, and that
-# connects after it died, still ends with pydevd's "Could not connect": its command line is all we control. `-c`
-# children (so all of multiprocessing) and forks do run on.
+# LIMITS. Before the guard is in, nothing is guarded. For a child that runs a script or module that means: if the daemon
+# dies after the child was started with pydevd's arguments, it ends with "Could not connect"; if it dies after
+# accepting and before the guard, the child waits for ever. `-c` children (so all of multiprocessing) and forks have the
+# guard from birth and run on in both cases. Where warnings are shown, Python 3.12 and later say at os.fork() that the
+# process has several threads, for as long as pydevd's are there.
 
 import functools
 import itertools

@@ -6,6 +6,7 @@
 
 mod events;
 mod greeting;
+mod identity;
 mod options;
 mod requests;
 mod state;
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::breakpoints::Changed;
+use crate::breakpoints::{Changed, Place};
 use crate::client;
 use crate::hub::Hub;
 use crate::link::Link;
@@ -44,6 +45,9 @@ pub const INBOX: usize = 2 * 1024;
 /// How long a process that said it will be replaced (`exec`) may take to come back on a new connection.
 /// A program that is not Python never does, and pydevd cannot tell; then the session ends after this time.
 pub const REPLACEMENT_WAIT: Duration = Duration::from_secs(15);
+
+/// How often to look meanwhile whether the process lives at all.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Which process: a random UUID, because pids collide over time and over namespaces.
 pub type SessionId = Uuid;
@@ -225,6 +229,8 @@ struct Session {
 struct Placed {
     /// pydevd's number.
     id: i64,
+    /// Where it is.
+    place: Place,
     /// The clients that want it, and their own numbers for it.
     parts: Vec<(client::ClientId, i64)>,
 }
@@ -354,11 +360,18 @@ impl Session {
     ) -> Option<(Box<Link>, Box<Caller>)> {
         self.lose_link(Stage::Replaced);
         let until = Instant::now() + REPLACEMENT_WAIT;
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
         let stop = self.hub.stop.clone();
         let mut out = Outbox::default();
         loop {
             let mail = tokio::select! {
                 mail = tokio::time::timeout_at(until, inbox.recv()) => mail.ok().flatten()?,
+                _ = look.tick() => {
+                    if identity::is_alive(self.caller.report.identity.as_deref()) == Some(false) {
+                        return None;
+                    }
+                    continue;
+                }
                 () = stop.cancelled() => return None,
             };
             self.mail(mail, &mut out);

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use super::{Placed, Session, Stage};
-use crate::breakpoints::{Changed, union};
+use crate::breakpoints::{Changed, Merged, union};
 use crate::client::{self, ClientId, FromSession, Role};
 use crate::wire::{Message, Outbox};
 
@@ -71,11 +71,7 @@ pub(super) enum Pending {
     /// A client's that makes threads run.
     ClientResume(Asker),
     /// A union of breakpoints: whose they are, in its order, and the client that is to be answered.
-    Breakpoints(
-        Changed,
-        Vec<Vec<(ClientId, i64)>>,
-        Option<(Asker, Vec<i64>)>,
-    ),
+    Breakpoints(Changed, Vec<Merged<ClientId>>, Option<(Asker, Vec<i64>)>),
     /// The daemon's own look at the topmost frame of a stopped thread.
     Locate,
 }
@@ -170,8 +166,7 @@ impl Session {
                 // pydevd would stop once more; the client is told what it has missed instead.
                 asker.succeed(json!({}));
                 for stop in self.threads.stops() {
-                    let event = self.translate_stop(client.id, &stop.event, &stop.body);
-                    client.tell(FromSession::Event(event));
+                    self.tell_stop(client, stop);
                 }
             }
             "pause" => self.ask(every_thread(message), Pending::Client(asker), out),
@@ -272,8 +267,7 @@ impl Session {
             .iter()
             .map(|watcher| (watcher.client.id, &watcher.configuration));
         let (request, merged) = union(&changed, owners, self.caller.report.guarded);
-        let parts = merged.into_iter().map(|merged| merged.parts).collect();
-        self.ask(request, Pending::Breakpoints(changed, parts, answer), out);
+        self.ask(request, Pending::Breakpoints(changed, merged, answer), out);
     }
 
     /// Gives the process everything that all clients together want.
@@ -335,8 +329,8 @@ impl Session {
             }
             Pending::Resume if !message.success() => self.threads.on_resume_failed(),
             Pending::Attach(Some(client)) => self.tell_joined(client),
-            Pending::Breakpoints(changed, parts, answer) => {
-                self.on_placed(changed, parts, answer, &message)
+            Pending::Breakpoints(changed, merged, answer) => {
+                self.on_placed(changed, merged, answer, &message);
             }
             Pending::Locate => self.on_located(&message),
             Pending::Own | Pending::Resume | Pending::Attach(None) => {}
@@ -347,7 +341,7 @@ impl Session {
     fn on_placed(
         &mut self,
         changed: Changed,
-        parts: Vec<Vec<(ClientId, i64)>>,
+        merged: Vec<Merged<ClientId>>,
         answer: Option<(Asker, Vec<i64>)>,
         message: &Message,
     ) {
@@ -363,7 +357,9 @@ impl Session {
                     .into_iter()
                     .map(|id| {
                         let part = (asker.client.id, id);
-                        let index = parts.iter().position(|parts| parts.contains(&part));
+                        let index = merged
+                            .iter()
+                            .position(|merged| merged.parts.contains(&part));
                         match index.and_then(|index| breakpoints.get(index)) {
                             Some(verdict) => {
                                 let mut verdict = verdict.clone();
@@ -383,8 +379,14 @@ impl Session {
             .iter()
             .map(|verdict| verdict.get("id").and_then(Value::as_i64));
         let placed: Vec<Placed> = ids
-            .zip(parts)
-            .filter_map(|(id, parts)| Some(Placed { id: id?, parts }))
+            .zip(merged)
+            .filter_map(|(id, merged)| {
+                Some(Placed {
+                    id: id?,
+                    place: merged.breakpoint.place(),
+                    parts: merged.parts,
+                })
+            })
             .collect();
         if placed.is_empty() {
             self.placed.remove(&changed);

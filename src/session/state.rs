@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::breakpoints::{Changed, Place};
 use crate::wire::Message;
 
 /// How many threads of one process are kept; of further ones only their stops are known.
@@ -27,11 +28,16 @@ pub struct Threads {
 }
 
 /// A thread that is stopped.
+#[derive(Clone)]
 pub struct Stop {
     /// The event, as it came.
     pub event: Message,
     /// What it says.
     pub body: StoppedBody,
+    /// Where the breakpoints are that were hit: pydevd's numbers for them change whenever they are set anew.
+    pub hit: Vec<(Changed, Place)>,
+    /// Which parts of merged breakpoints held, as `CLIENT:ID`; empty where nothing is merged.
+    pub held: Vec<String>,
 }
 
 /// The fields of a `stopped` event that the daemon reads.
@@ -77,23 +83,21 @@ impl Threads {
         }
     }
 
-    /// A `stopped` event came; gives what it says, if it can be read.
-    pub fn on_stopped(&mut self, event: &Message) -> Option<StoppedBody> {
-        let body: StoppedBody = event.decode().ok()?;
+    /// A `stopped` event came.
+    pub fn on_stopped(&mut self, stop: &Stop) {
         self.resuming = false;
-        if body.all_threads_stopped {
+        if stop.body.all_threads_stopped {
             // One event for the whole world: an older one is no longer what a newcomer should see.
             self.stopped.clear();
             self.all_stopped = true;
         }
         if self.stopped.len() < MAX_THREADS {
             let stop = Stop {
-                event: event.detached(),
-                body: body.clone(),
+                event: stop.event.detached(),
+                ..stop.clone()
             };
-            self.stopped.insert(body.thread_id, stop);
+            self.stopped.insert(stop.body.thread_id, stop);
         }
-        Some(body)
     }
 
     /// A `continued` event came.

@@ -89,13 +89,13 @@ pub(super) struct OutputHistory {
 
 impl OutputHistory {
     pub(super) fn push(&mut self, event: &Message) {
-        if event.len() > OUTPUT_HISTORY {
+        if event.size() > OUTPUT_HISTORY {
             return;
         }
-        self.bytes += event.len();
+        self.bytes += event.size();
         self.events.push_back(event.detached());
         while self.bytes > OUTPUT_HISTORY {
-            self.bytes -= self.events.pop_front().map_or(0, |event| event.len());
+            self.bytes -= self.events.pop_front().map_or(0, |event| event.size());
         }
     }
 }
@@ -201,8 +201,7 @@ impl Session {
             watcher.client.tell(FromSession::Event(event.clone()));
         }
         for stop in self.threads.stops() {
-            let event = self.translate_stop(watcher.client.id, &stop.event, &stop.body);
-            watcher.client.tell(FromSession::Event(event));
+            self.tell_stop(&watcher.client, stop);
         }
         self.tell_connected(out);
         self.try_release(out);

@@ -308,7 +308,7 @@ impl Message {
 
     /// The size of the JSON text in bytes.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes.len()
     }
 
