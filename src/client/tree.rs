@@ -85,10 +85,13 @@ impl Client {
         body.insert("session".into(), json!(info.id));
         if in_tree {
             body.insert("view".into(), "tree".into());
-            body.insert(
-                "name".into(),
-                format!("{} ({})", info.name, info.pid).into(),
-            );
+            let pid = format!(" ({})", info.pid);
+            let pid = if info.name.ends_with(&info.pid.to_string()) {
+                ""
+            } else {
+                &pid
+            };
+            body.insert("name".into(), format!("{}{pid}", info.name).into());
         } else {
             body.insert("name".into(), format!("Subprocess {}", info.pid).into());
         }

@@ -22,7 +22,7 @@ const MAX_LOCATING: usize = 64;
 
 /// Requests that pydevd implements and that need no care of ours
 /// (`pydevd_process_net_command_json.py` of debugpy 1.8.22); what stands nowhere here it would never answer.
-const FORWARDED: [&str; 17] = [
+const FORWARDED: [&str; 14] = [
     "completions",
     "evaluate",
     "gotoTargets",
@@ -34,12 +34,9 @@ const FORWARDED: [&str; 17] = [
     "setPydevdSourceMap",
     "setVariable",
     "source",
-    "stackTrace",
     "terminate",
     "threads",
     "variables",
-    "exceptionInfo",
-    "stepInTargets",
 ];
 
 /// What an observer may ask: what changes nothing.
@@ -171,7 +168,13 @@ impl Session {
             }
             "pause" => self.ask(every_thread(message), Pending::Client(asker), out),
             "next" | "stepIn" | "stepOut" | "goto" | "stepInTargets" | "exceptionInfo" => {
-                if let Err(why) = self.must_be_stopped(message) {
+                let thread = match self.known_thread(message) {
+                    Ok(thread) => thread,
+                    Err(why) => return asker.fail(&why),
+                };
+                if !self.threads.is_stopped(thread) {
+                    // pydevd would keep it, and carry it out at the thread's next stop.
+                    let why = format!("thread {thread} is running; pause it first");
                     asker.answer(Message::refusal(asker.seq, command, "notStopped", &why));
                 } else if matches!(command, "next" | "stepIn" | "stepOut") {
                     self.resume(asker, message.clone(), out);
@@ -179,6 +182,10 @@ impl Session {
                     self.ask(message.clone(), Pending::Client(asker), out);
                 }
             }
+            "stackTrace" => match self.known_thread(message) {
+                Ok(_) => self.ask(message.clone(), Pending::Client(asker), out),
+                Err(why) => asker.fail(&why),
+            },
             _ if FORWARDED.contains(&command) => {
                 self.ask(message.clone(), Pending::Client(asker), out)
             }
@@ -188,18 +195,18 @@ impl Session {
         }
     }
 
-    /// pydevd would keep a request for a running thread and carry it out at its next stop.
-    fn must_be_stopped(&self, message: &Message) -> Result<(), String> {
+    /// The thread that a request names.
+    ///
+    /// A number that pydevd has given to something else, such as a frame, would end pydevd's reader.
+    fn known_thread(&self, message: &Message) -> Result<i64, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Arguments {
             thread_id: i64,
         }
         let Arguments { thread_id } = message.decode().map_err(|error| error.to_string())?;
-        if self.threads.is_stopped(thread_id) {
-            Ok(())
-        } else if self.threads.knows(thread_id) {
-            Err(format!("thread {thread_id} is running; pause it first"))
+        if self.threads.knows(thread_id) {
+            Ok(thread_id)
         } else {
             Err(format!("there is no thread {thread_id} in this session"))
         }
@@ -320,7 +327,12 @@ impl Session {
             tracing::debug!(session = %self.handle.id, answer = ?message, "the process refused");
         }
         match pending {
-            Pending::Client(asker) => asker.answer(message),
+            Pending::Client(asker) => {
+                if &*asker.command == "threads" {
+                    self.on_threads_listed(&message);
+                }
+                asker.answer(message);
+            }
             Pending::ClientResume(asker) => {
                 if !message.success() {
                     self.threads.on_resume_failed();
@@ -334,6 +346,21 @@ impl Session {
             }
             Pending::Locate => self.on_located(&message),
             Pending::Own | Pending::Resume | Pending::Attach(None) => {}
+        }
+    }
+
+    fn on_threads_listed(&mut self, message: &Message) {
+        #[derive(Deserialize)]
+        struct Body {
+            threads: Vec<Thread>,
+        }
+        #[derive(Deserialize)]
+        struct Thread {
+            id: i64,
+        }
+        if let Ok(Body { threads }) = message.decode() {
+            self.threads
+                .on_listed(threads.iter().map(|thread| thread.id));
         }
     }
 

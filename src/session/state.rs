@@ -4,7 +4,7 @@
 //! requests make sense now. It is fed by pydevd's own events.
 //! This module knows no connection and no client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -19,6 +19,8 @@ pub const MAX_THREADS: usize = 4096;
 pub struct Threads {
     /// By pydevd's thread id, the `thread` event that announced it.
     known: BTreeMap<i64, Message>,
+    /// The threads of the last list that the process gave.
+    listed: BTreeSet<i64>,
     /// The `stopped` events that are in force, by the thread that each names.
     stopped: BTreeMap<i64, Stop>,
     /// Whether one of them stops all threads.
@@ -71,6 +73,7 @@ impl Threads {
         };
         if body.reason == "exited" {
             self.stopped.remove(&body.thread_id);
+            self.listed.remove(&body.thread_id);
             self.all_stopped &= !self.stopped.is_empty();
             self.known.remove(&body.thread_id).is_some()
         } else if self.known.contains_key(&body.thread_id) {
@@ -81,6 +84,11 @@ impl Threads {
             }
             true
         }
+    }
+
+    /// The process has listed its threads: one may be there whose `thread` event has not come yet.
+    pub fn on_listed(&mut self, threads: impl Iterator<Item = i64>) {
+        self.listed = threads.take(MAX_THREADS).collect();
     }
 
     /// A `stopped` event came.
@@ -161,7 +169,9 @@ impl Threads {
     /// Whether this thread has been seen and has not ended.
     #[must_use]
     pub fn knows(&self, thread: i64) -> bool {
-        self.known.contains_key(&thread) || self.stopped.contains_key(&thread)
+        self.known.contains_key(&thread)
+            || self.stopped.contains_key(&thread)
+            || self.listed.contains(&thread)
     }
 
     /// The stops in force, by thread.

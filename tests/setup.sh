@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Prepares what the tests need besides Rust, below target/: interpreters with debugpy, and a DAP client for node.
+#
+#   target/python/3.11-1.8.22/   a virtual environment of CPython 3.11 with debugpy 1.8.22, and so on
+#   target/node/                 @vscode/debugadapter-testsupport
+#   target/python/ready          a copy of this script: everything that it asks for is there
+#
+# What is there already is left alone, so running it again costs next to nothing, and several runs at once wait for
+# each other. An interpreter or node that this machine lacks is named on stderr and passed over; with CI=true that is
+# a failure.
+set -eu
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# CPython, debugpy. 1.8.21 is the newest that 3.9 can have; 1.6.7 stands for the old ones that people still run.
+environments='
+3.9  1.6.7
+3.9  1.8.21
+3.11 1.8.22
+3.13 1.8.22
+'
+testsupport=1.68.0
+missing=0
+
+say() { printf 'tests/setup.sh: %s\n' "$*" >&2; }
+
+lack() {
+    say "$*"
+    missing=1
+}
+
+# Prints the first interpreter of the version that really runs: pyenv puts commands on PATH that only explain
+# that the version is not chosen.
+interpreter() {
+    local candidate
+    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/"python$1"; do
+        "$candidate" -c 'import ensurepip, sys, venv
+sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" 2>/dev/null || continue
+        printf '%s\n' "$candidate"
+        return
+    done
+    return 1
+}
+
+# The mark is written last, so that a run that was interrupted is made again from the start.
+environment() {
+    local version=$1 debugpy=$2 directory=target/python/$1-$2 python
+    [ -e "$directory/ready" ] && return
+    if ! python=$(interpreter "$version"); then
+        lack "no CPython $version here, passed over: tests with debugpy $debugpy on it do not run"
+        return
+    fi
+    say "making $directory"
+    rm -rf "$directory"
+    "$python" -m venv "$directory"
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "debugpy==$debugpy"
+    touch "$directory/ready"
+}
+
+node_client() {
+    local directory=target/node
+    [ -e "$directory/ready-$testsupport" ] && return
+    if ! node --version >/dev/null 2>&1 || ! npm --version >/dev/null 2>&1; then
+        lack 'no node with npm here, passed over: tests with a node client do not run'
+        return
+    fi
+    say "making $directory"
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    printf '{ "private": true }\n' >"$directory/package.json"
+    npm install --prefix "$directory" --loglevel error --no-audit --no-fund --save-exact \
+        "@vscode/debugadapter-testsupport@$testsupport" >&2
+    touch "$directory/ready-$testsupport"
+}
+
+# The lock is held by descriptor 9 of this shell and ends with it, however it ends.
+lock() {
+    exec 9>target/python/lock
+    if command -v flock >/dev/null; then
+        flock 9
+    else
+        python3 -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+    fi
+}
+
+mkdir -p target/python
+lock
+while read -r version debugpy; do
+    [ -n "$version" ] || continue
+    environment "$version" "$debugpy" </dev/null 9>&-
+done <<<"$environments"
+node_client </dev/null 9>&-
+
+# The tests take every environment that they find: those of an earlier list go.
+for directory in target/python/*-*/; do
+    name=$(basename "$directory")
+    grep -q "^${name%-*} *${name#*-}$" <<<"$environments" || rm -rf "$directory"
+done
+
+if [ "$missing" = 0 ]; then
+    cp tests/setup.sh target/python/ready.new
+    mv target/python/ready.new target/python/ready
+elif [ "${CI:-}" = true ]; then
+    say 'this is CI, where nothing may be passed over'
+    exit 1
+fi

@@ -1,0 +1,51 @@
+//! The harness of the tests: the real daemon, clients that speak DAP as an IDE does, scripted debug servers, and real
+//! Python programs under real debugpy.
+//!
+//! | module | has |
+//! |---|---|
+//! | [`daemon`] | [`Daemon`]: the binary under test |
+//! | [`client`], [`start`], [`debugging`] | [`Client`]: a conversation with the daemon, every message of which is checked |
+//! | [`debug_server`], [`pydevd`] | [`DebugServer`]: a process to be debugged, without Python |
+//! | [`python`], [`program`] | [`Python`], [`Script`], [`Program`]: a process to be debugged, with Python |
+//! | [`schema`] | what every message to a client must look like |
+//! | [`wire`], [`wait`] | framing, and waiting with a limit |
+//!
+//! No test asserts a time and none sleeps to let things settle. Every wait is for something that must happen, and has
+//! a generous limit ([`wait::LIMIT`]) so that a failure is a failure and not a hanging run. When a test fails, each
+//! of these prints what it saw.
+
+// Each file in tests/ is a crate of its own that has the whole harness and uses a part of it.
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
+
+pub mod client;
+pub mod daemon;
+pub mod debug_server;
+pub mod debugging;
+pub mod program;
+pub mod pydevd;
+pub mod python;
+pub mod schema;
+pub mod start;
+pub mod wait;
+pub mod wire;
+
+pub use client::Client;
+pub use daemon::Daemon;
+pub use debug_server::{Answer, DebugServer};
+pub use debugging::Stopped;
+pub use program::{Ended, Program};
+pub use python::{Python, Script};
+
+/// Lets this process open as many files as the system grants, for tests with thousands of connections.
+///
+/// Returns how many that is: a test that needs more says so and makes do with fewer.
+pub fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("raising to what is allowed is allowed");
+    maximum.unwrap_or(u64::MAX)
+}
