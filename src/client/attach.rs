@@ -176,6 +176,19 @@ impl Attach {
     }
 }
 
+impl Attach {
+    /// Whether a client of one process hears of its children.
+    pub(super) fn announces(&self) -> Announces {
+        // A session of a tree keeps the tree's word in its arguments: the root hears of the children.
+        let in_tree = self.view == ViewKind::Tree;
+        if in_tree || self.original.get("subProcess") == Some(&Value::Bool(false)) {
+            Announces::Nothing
+        } else {
+            Announces::Children
+        }
+    }
+}
+
 impl Client {
     /// Takes the client to the session that it asks for, or lets it wait for it.
     pub(super) fn attach(&mut self, message: &Message, out: &mut Outbox) {
@@ -191,15 +204,9 @@ impl Client {
         let can_have_children = self.capabilities.supports_start_debugging_request == Some(true);
         let wants_tree =
             attach.view == ViewKind::Tree || attach.view == ViewKind::Auto && can_have_children;
-        // A session of a tree keeps the tree's word in its arguments: the root tells of its children.
-        let announces = if attach.view == ViewKind::Tree {
-            Announces::Nothing
-        } else {
-            Announces::Children
-        };
         match attach.target {
             Target::Session(id) => match self.hub.session(id) {
-                Some(session) => self.join(&session, announces, out),
+                Some(session) => self.join(&session, out),
                 None => {
                     let why = match self.hub.ended_session(id).and_then(|info| info.ended) {
                         Some(ended) => format!("the session {id} has ended at {ended}"),
@@ -211,7 +218,7 @@ impl Client {
                 }
             },
             Target::SubProcess(pid) => match self.hub.session_of_pid(pid) {
-                Some(session) => self.join(&session, announces, out),
+                Some(session) => self.join(&session, out),
                 None => {
                     // It may just have ended: a client must not be told of an error then.
                     self.set_stage(Stage::Attaching);
@@ -219,7 +226,7 @@ impl Client {
                 }
             },
             Target::Process(pid) => match self.hub.session_of_pid(pid) {
-                Some(session) => self.join(&session, announces, out),
+                Some(session) => self.join(&session, out),
                 None => {
                     self.wait_for(Some(pid), out);
                     self.inject(pid, message.seq());
@@ -249,7 +256,7 @@ impl Client {
             pid.map_or(!info.helper, |pid| info.pid == pid) && selector.matches(&info.subject())
         });
         match oldest {
-            Some(session) => self.join(&session, Announces::Children, out),
+            Some(session) => self.join(&session, out),
             None => {
                 let (host, port) = self.address.map_or((String::new(), 0), |address| {
                     (address.ip().to_string(), address.port())

@@ -8,10 +8,9 @@ mod attach;
 mod inject;
 mod tree;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,8 +77,15 @@ pub struct Handle {
     pub name: String,
     mailbox: Mailbox<Mail>,
     view: Mutex<View>,
-    /// Whether it attaches to what it is told of; assumed until it fails to.
-    adopts: AtomicBool,
+    adoption: Mutex<Adoption>,
+}
+
+/// Whether a client attaches to what it is told of.
+struct Adoption {
+    /// Assumed until it fails to.
+    adopts: bool,
+    /// When it last did. An IDE attaches to many processes one after the other: while it does, the others wait.
+    last: Option<Instant>,
 }
 
 /// What other tasks tell a client.
@@ -157,12 +163,30 @@ impl Handle {
     /// Whether it can be expected to attach to what it is told of.
     #[must_use]
     pub fn adopts(&self) -> bool {
-        self.adopts.load(Ordering::Relaxed)
+        self.adoption().adopts
     }
 
-    /// It has attached to what it was told of, or has let its time pass.
-    pub fn set_adopts(&self, adopts: bool) {
-        self.adopts.store(adopts, Ordering::Relaxed);
+    /// When it last attached to something that it was told of, or said that it will.
+    #[must_use]
+    pub fn last_adoption(&self) -> Option<Instant> {
+        self.adoption().last
+    }
+
+    /// It attaches to what it is told of.
+    pub fn has_adopted(&self) {
+        *self.adoption() = Adoption {
+            adopts: true,
+            last: Some(Instant::now()),
+        };
+    }
+
+    /// It has let its time pass: nothing is kept waiting for it again, until it attaches to something after all.
+    pub fn has_ignored(&self) {
+        self.adoption().adopts = false;
+    }
+
+    fn adoption(&self) -> MutexGuard<'_, Adoption> {
+        self.adoption.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is to be told of a session; `announcer` is the session whose clients hear of this one.
@@ -240,6 +264,9 @@ struct Client {
     membership: Option<Membership>,
     /// The sessions that it has been told of.
     announced: HashSet<SessionId>,
+    /// By the number of its `startDebugging`, those of which it has not said whether it will attach.
+    /// There is one a session at most; a client that never answers keeps them until it leaves.
+    unanswered: HashMap<i64, SessionId>,
     /// What the root of a tree has configured; only looked at to answer it.
     configuration: crate::breakpoints::Configuration,
     /// Where it reached us: where its child sessions can, too.
@@ -269,7 +296,10 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
         name: capabilities.client_id.clone().unwrap_or_default(),
         mailbox,
         view: Mutex::new(View::Nothing),
-        adopts: AtomicBool::new(true),
+        adoption: Mutex::new(Adoption {
+            adopts: true,
+            last: None,
+        }),
     });
     let address = link.stream.local_address().or_else(|| hub.tcp_address());
     let mut client = Client {
@@ -284,6 +314,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
         configuration_done_seq: None,
         membership: None,
         announced: HashSet::new(),
+        unanswered: HashMap::new(),
         configuration: crate::breakpoints::Configuration::default(),
         address,
         verbs: 0,
@@ -449,7 +480,7 @@ impl Client {
     }
 
     /// Begins to watch a session.
-    fn join(&mut self, session: &Arc<session::Handle>, announces: Announces, out: &mut Outbox) {
+    fn join(&mut self, session: &Arc<session::Handle>, out: &mut Outbox) {
         let Some(attach) = self.attach.clone() else {
             return;
         };
@@ -463,7 +494,7 @@ impl Client {
                 );
             }
         };
-        *self.handle.view() = View::Process(session.id, announces);
+        *self.handle.view() = View::Process(session.id, attach.announces());
         self.set_stage(Stage::Attaching);
         let client = self.handle.id;
         self.membership = Some(Membership {
@@ -665,10 +696,7 @@ impl Peer for Client {
     fn message(&mut self, message: Message, out: &mut Outbox) {
         match message.kind() {
             Kind::Request => self.on_request(&message, out),
-            Kind::Response if message.success() => {}
-            Kind::Response => {
-                tracing::debug!(client = %self.handle.id, answer = ?message, "the client refused, or answered nothing that was asked");
-            }
+            Kind::Response => self.on_response(&message),
             Kind::Event => {
                 tracing::debug!(client = %self.handle.id, event = message.name(), "an event from a client is left out")
             }

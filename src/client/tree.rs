@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Announces, Client, Stage, View};
+use super::{Client, Stage, View};
 use crate::session;
 use crate::wire::{Message, Outbox};
 
@@ -28,7 +28,7 @@ impl Client {
     /// A session that the client has in view has come.
     pub(super) fn on_opened(&mut self, session: &Arc<session::Handle>, out: &mut Outbox) {
         if self.waits_for(session) {
-            self.join(session, Announces::Children, out);
+            self.join(session, out);
         } else if self.stage == Stage::Live {
             self.announce(session, out);
         }
@@ -97,10 +97,30 @@ impl Client {
         }
         if self.capabilities.supports_start_debugging_request == Some(true) {
             let arguments = json!({ "request": "attach", "configuration": body });
-            out.send(&Message::request("startDebugging", arguments));
+            let seq = out.send(&Message::request("startDebugging", arguments));
+            self.unanswered.insert(seq, session.id);
         } else {
             body.insert("request".into(), "attach".into());
             out.send(&Message::event("debugpyAttach", body));
+        }
+    }
+
+    /// The client says whether it will attach to what it was told of; nothing waits for its word.
+    pub(super) fn on_response(&mut self, message: &Message) {
+        let Some(session) = self.unanswered.remove(&message.request_seq()) else {
+            tracing::debug!(client = %self.handle.id, command = message.name(), "an answer to nothing is left out");
+            return;
+        };
+        if message.success() {
+            self.handle.has_adopted();
+            return;
+        }
+        tracing::info!(client = %self.handle.id, %session, answer = ?message, "the client will not attach");
+        if let Some(session) = self.hub.session(session) {
+            // If there is no room for it, the process waits a little longer.
+            let _ = session
+                .inbox
+                .try_send(session::Mail::Decline(self.handle.id));
         }
     }
 

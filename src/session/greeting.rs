@@ -271,7 +271,6 @@ impl Session {
         if !self.options.is_attached() {
             self.attach_without_client(out);
         }
-        self.reservations.clear();
         self.stage = Stage::Released;
         self.told_connected = true;
         self.ask(
@@ -280,6 +279,13 @@ impl Session {
             out,
         );
         self.tell_connected(out);
+    }
+
+    /// The daemon stops: nobody will come for whom user code waits.
+    pub(super) fn let_go(&mut self, out: &mut Outbox) {
+        if matches!(self.stage, Stage::Waiting { .. }) {
+            self.release(out);
+        }
     }
 
     /// Brings the process's idea of whether an IDE is there up to date: `debugpy.is_client_connected()`,

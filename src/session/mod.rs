@@ -26,7 +26,7 @@ use crate::breakpoints::{Changed, Place};
 use crate::client;
 use crate::hub::Hub;
 use crate::link::Link;
-use crate::pump::{Peer, pump};
+use crate::pump::{End, Peer, last_flush, pump};
 use crate::selector::Subject;
 use crate::wire::{Error, Message, Outbox};
 
@@ -172,6 +172,8 @@ impl Handle {
 pub enum Mail {
     /// A client wants to watch; it is answered with [`client::FromSession::Joined`].
     Join(Arc<client::Handle>, Arc<client::Attach>),
+    /// A client that was told of the process will not attach to it.
+    Decline(client::ClientId),
     /// A client has gone, by whatever way.
     Leave(client::ClientId),
     /// A client's request for the process, answered exactly once.
@@ -259,6 +261,10 @@ pub(crate) async fn run(hub: Arc<Hub>, link: Link, caller: Caller) {
     session.open(&mut link.out);
     loop {
         let end = pump(&mut session, &mut link, &mut inbox, &hub.stop).await;
+        if matches!(end, End::Stopped) {
+            session.let_go(&mut link.out);
+            last_flush(&mut link).await;
+        }
         tracing::debug!(?end, "the debug server's connection ended");
         drop(link);
         let next = match session.next.take() {
@@ -461,6 +467,7 @@ impl Peer for Session {
     fn mail(&mut self, mail: Mail, out: &mut Outbox) {
         match mail {
             Mail::Join(client, attach) => self.join(client, attach, out),
+            Mail::Decline(client) => self.decline(client, out),
             Mail::Leave(client) => self.leave(client, out),
             Mail::Request(client, message) => self.on_request(&client, &message, out),
             Mail::Terminate => self.terminate(out),

@@ -119,7 +119,9 @@ impl Session {
     }
 
     pub(super) fn attach_without_client(&mut self, out: &mut Outbox) {
-        self.attach(&Map::new(), None, out);
+        // debugpy 1.6.7 takes an empty object for a missing one.
+        let arguments = Map::from_iter([("name".to_owned(), "dbgproxy".into())]);
+        self.attach(&arguments, None, out);
     }
 
     fn first_controller(&self) -> Option<(ClientId, Map<String, Value>)> {

@@ -14,8 +14,9 @@ use crate::client::{self, ClientId, FromSession};
 use crate::config::OnLastDetach;
 use crate::wire::{Message, Outbox};
 
-/// How long a client that was told of a process may take to attach to it before user code runs.
-/// One that lets it pass is not waited for again: it ignores what it is told.
+/// How long a client that was told of a process may take to attach to it before user code runs, counted from
+/// when it was told or last attached to another. One that lets it pass is not waited for again: it ignores what
+/// it is told.
 pub const ADOPTION_WAIT: Duration = Duration::from_secs(3);
 
 /// How long a client that has attached may take to be configured before user code runs.
@@ -68,15 +69,24 @@ impl Watcher {
 /// A client that has the process in view and is expected to attach.
 pub(super) struct Reservation {
     client: Arc<client::Handle>,
-    until: Instant,
+    since: Instant,
+    /// Its time has passed. It stays known, for one who comes late is one who comes.
+    given_up: bool,
 }
 
 impl Reservation {
     pub(super) fn new(client: Arc<client::Handle>) -> Reservation {
         Reservation {
             client,
-            until: Instant::now() + ADOPTION_WAIT,
+            since: Instant::now(),
+            given_up: false,
         }
+    }
+
+    /// Whether its time has passed.
+    fn is_late(&self) -> bool {
+        let busy = self.client.last_adoption().unwrap_or(self.since);
+        self.since.max(busy).elapsed() >= ADOPTION_WAIT
     }
 }
 
@@ -150,7 +160,7 @@ impl Session {
         });
         if let Some(position) = position {
             let expected = self.reservations.remove(position);
-            expected.client.set_adopts(true);
+            expected.client.has_adopted();
         }
     }
 
@@ -279,23 +289,30 @@ impl Session {
 
     /// Looks after those for whom user code waits.
     pub(super) fn expire(&mut self, out: &mut Outbox) {
-        let now = Instant::now();
-        self.checked = now;
+        self.checked = Instant::now();
         let session = &self.handle;
-        let mut announced_in_vain = false;
-        self.reservations.retain(|expected| {
-            if expected.client.is_gone() || !expected.client.expects(session) {
-                return false;
+        self.reservations
+            .retain(|expected| !expected.client.is_gone() && expected.client.expects(session));
+        for expected in &mut self.reservations {
+            if !expected.given_up && expected.is_late() {
+                tracing::info!(session = %session.id, client = %expected.client.id, "the client does not attach; no process waits for it again");
+                expected.client.has_ignored();
+                expected.given_up = true;
+                self.was_in_view = true;
             }
-            if now < expected.until {
-                return true;
+        }
+        self.try_release(out);
+        self.publish();
+    }
+
+    /// A client will not attach to the process.
+    pub(super) fn decline(&mut self, client: ClientId, out: &mut Outbox) {
+        for expected in &mut self.reservations {
+            if expected.client.id == client {
+                expected.given_up = true;
+                self.was_in_view = true;
             }
-            tracing::info!(session = %session.id, client = %expected.client.id, "the client did not attach; the process is not kept waiting for it again");
-            expected.client.set_adopts(false);
-            announced_in_vain = true;
-            false
-        });
-        self.was_in_view |= announced_in_vain;
+        }
         self.try_release(out);
         self.publish();
     }
@@ -306,7 +323,7 @@ impl Session {
             return;
         };
         let someone = self.live().next().is_some();
-        let coming = !self.reservations.is_empty()
+        let coming = self.reservations.iter().any(|expected| !expected.given_up)
             || self.watchers.iter().any(|watcher| {
                 !watcher.configured && watcher.joined.elapsed() < CONFIGURATION_WAIT
             });
