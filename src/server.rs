@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustix::net::sockopt;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -171,17 +172,26 @@ async fn accept(hub: Arc<Hub>, listener: Listener, room: Arc<Semaphore>) {
     }
 }
 
+/// Messages are small and awaited; and a peer whose machine is gone is noticed in a minute.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    Ok(())
+}
+
 /// One connection, from its first byte to its last.
 async fn connection(hub: Arc<Hub>, stream: Stream) {
     if let Err(error) = admit(&stream) {
         tracing::warn!(%error, "a connection is refused");
         return;
     }
-    if let Stream::Tcp(stream) = &stream {
-        // Messages are small and awaited.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY cannot be set");
-        }
+    if let Stream::Tcp(stream) = &stream
+        && let Err(error) = tune(stream)
+    {
+        tracing::debug!(%error, "a socket cannot be tuned");
     }
     let detected = tokio::select! {
         detected = detect(stream) => detected,

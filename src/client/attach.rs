@@ -243,20 +243,14 @@ impl Client {
 
     /// Waits for a process: the oldest that lives, or the first that comes, or the one of a pid.
     fn wait_for(&mut self, pid: Option<u32>, out: &mut Outbox) {
+        let Some(attach) = self.attach.clone() else {
+            return;
+        };
         self.set_stage(Stage::Attaching);
-        *self.handle.view() = View::Waiting(pid);
+        *self.handle.view() = View::Waiting(pid, attach.sessions.clone());
         // Only now that it is known to wait are those looked for that are there: none comes unseen.
-        let selector = self
-            .attach
-            .as_ref()
-            .map(|attach| attach.sessions.clone())
-            .unwrap_or_default();
-        let oldest = self.hub.sessions().into_iter().find(|session| {
-            let info = session.info();
-            pid.map_or(!info.helper, |pid| info.pid == pid) && selector.matches(&info.subject())
-        });
-        match oldest {
-            Some(session) => self.join(&session, out),
+        match self.sessions_in_view().first() {
+            Some(session) => self.join(session, out),
             None => {
                 let (host, port) = self.address.map_or((String::new(), 0), |address| {
                     (address.ip().to_string(), address.port())
@@ -269,14 +263,8 @@ impl Client {
         }
     }
 
-    /// Whether a session that has just come is one that the client waits for.
-    pub(super) fn waits_for(&self, session: &crate::session::Handle) -> bool {
-        let matches = self
-            .attach
-            .as_ref()
-            .is_some_and(|attach| attach.sessions.matches(&session.info().subject()));
-        matches
-            && self.stage == Stage::Attaching
-            && matches!(&*self.handle.view(), View::Waiting(_))
+    /// Whether the client waits for a process to come.
+    pub(super) fn waits(&self) -> bool {
+        self.stage == Stage::Attaching && matches!(&*self.handle.view(), View::Waiting(..))
     }
 }

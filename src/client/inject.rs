@@ -7,13 +7,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Client, Mail};
-use crate::wire::{Message, Outbox};
 
-/// How long the injector may take. debugpy's adapter gives it 15 s to be followed by the connection.
+/// How long the injector may take.
 pub const INJECTION_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the process may take to connect once it is injected, as in debugpy's adapter.
+const CONNECTION_WAIT: Duration = Duration::from_secs(15);
 
 /// How long an interpreter may take to say whether it has debugpy.
 const PROBE_WAIT: Duration = Duration::from_secs(10);
@@ -24,47 +26,40 @@ const OUTPUT_TAIL: usize = 2000;
 impl Client {
     /// Starts the injector; a failure of it is the failure of the `attach` with the number `seq`.
     pub(super) fn inject(&self, pid: u32, seq: i64) {
-        let Some(address) = self.hub.tcp_address().map(|address| address.to_string()) else {
-            let why = "a process can only be injected where the daemon listens on TCP";
-            self.handle
-                .mailbox
-                .send(Mail::Answer(seq, Message::failure(seq, "attach", why)));
-            return;
-        };
         let handle = self.handle.clone();
+        let fail = move |why: &str| {
+            let why = format!("debugpy could not be injected into process {pid}: {why}");
+            handle.mailbox.send(Mail::NotInjected(seq, why));
+        };
+        let Some(address) = self.hub.tcp_address() else {
+            return fail("the daemon listens on no TCP address, and debugpy knows no other");
+        };
         let stop = self.hub.stop.clone();
         self.hub.tasks.spawn(async move {
             let injected = tokio::select! {
-                injected = timeout(INJECTION_WAIT, inject(pid, &address)) => injected,
+                injected = timeout(INJECTION_WAIT, inject(pid, address.to_string())) => injected,
                 () = stop.cancelled() => return,
             };
-            let why = match injected {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => format!("{error:#}"),
-                Err(_) => format!(
+            match injected {
+                Ok(Ok(())) => {
+                    tokio::select! {
+                        () = sleep(CONNECTION_WAIT) => {}
+                        () = stop.cancelled() => return,
+                    }
+                    fail("it was, but has not connected since");
+                }
+                Ok(Err(error)) => fail(&format!("{error:#}")),
+                Err(_) => fail(&format!(
                     "the injector did not finish within {} s",
                     INJECTION_WAIT.as_secs()
-                ),
-            };
-            let why = format!("debugpy could not be injected into process {pid}: {why}");
-            handle
-                .mailbox
-                .send(Mail::Answer(seq, Message::failure(seq, "attach", &why)));
+                )),
+            }
         });
-    }
-
-    /// The injection came to nothing, unless the process has come all the same.
-    pub(super) fn attach_failed_with(&mut self, failure: &Message, out: &mut Outbox) {
-        if self.membership.is_none() {
-            self.attach_seq = None;
-            out.send(failure);
-            self.attach_failed("", out);
-        }
     }
 }
 
 /// Runs debugpy's injector with the interpreter of the process itself, or another that has debugpy.
-async fn inject(pid: u32, address: &str) -> anyhow::Result<()> {
+async fn inject(pid: u32, address: String) -> anyhow::Result<()> {
     let mut tried = Vec::new();
     for python in interpreters(pid) {
         if !has_debugpy(&python).await {
@@ -76,7 +71,7 @@ async fn inject(pid: u32, address: &str) -> anyhow::Result<()> {
                 "-m",
                 "debugpy",
                 "--connect",
-                address,
+                &address,
                 "--pid",
                 &pid.to_string(),
             ])

@@ -52,8 +52,8 @@ impl fmt::Display for ClientId {
 pub enum View {
     /// It has not attached, or its session is over.
     Nothing,
-    /// It waits for a process to come: the first, or the one of this pid.
-    Waiting(Option<u32>),
+    /// It waits for a process to come: the first that matches, or the one of this pid.
+    Waiting(Option<u32>, Selector),
     /// One process; its children are announced, unless the root of a tree does that.
     Process(SessionId, Announces),
     /// All that match, each announced to it.
@@ -94,8 +94,10 @@ pub enum Mail {
     Session(FromSession),
     /// A session that it has in view has come.
     Opened(Arc<session::Handle>),
-    /// What came of a verb, or of an injection: a response to its request of that number.
-    Answer(i64, Message),
+    /// What came of a verb: the response.
+    Answer(Message),
+    /// A process could not be brought here, for the `attach` of that number.
+    NotInjected(i64, String),
     /// A line for its console.
     Notice(String),
 }
@@ -118,8 +120,10 @@ impl Weight for Mail {
     fn weight(&self) -> usize {
         match self {
             Mail::Session(FromSession::Event(message) | FromSession::Response(_, message))
-            | Mail::Answer(_, message) => message.size(),
-            Mail::Session(FromSession::Notice(text)) | Mail::Notice(text) => text.len(),
+            | Mail::Answer(message) => message.size(),
+            Mail::Session(FromSession::Notice(text))
+            | Mail::Notice(text)
+            | Mail::NotInjected(_, text) => text.len(),
             Mail::Session(FromSession::Joined | FromSession::Ended(_)) | Mail::Opened(_) => 0,
         }
     }
@@ -195,21 +199,19 @@ impl Handle {
         let info = session.info();
         let in_view = match &*self.view() {
             View::Nothing | View::Process(_, Announces::Nothing) => false,
-            View::Waiting(pid) => pid.is_none_or(|pid| pid == info.pid),
+            View::Waiting(pid, selector) => {
+                pid.is_none_or(|pid| pid == info.pid) && selector.matches(&info.subject())
+            }
             View::Process(parent, Announces::Children) => announcer == Some(*parent),
             View::Tree(selector) => selector.matches(&info.subject()),
         };
         in_view && !info.helper
     }
 
-    /// Whether it still is the one that the session was told to expect.
+    /// Whether it watches a session, or has asked to.
     #[must_use]
-    pub fn expects(&self, session: &session::Handle) -> bool {
-        match &*self.view() {
-            View::Nothing => false,
-            View::Process(other, Announces::Nothing) => *other == session.id,
-            View::Waiting(_) | View::Process(..) | View::Tree(_) => true,
-        }
+    pub fn is_in(&self, session: &session::Handle) -> bool {
+        matches!(&*self.view(), View::Process(id, _) if *id == session.id)
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -598,6 +600,7 @@ impl Client {
         if terminate_debuggee == Some(true) {
             self.terminate_debuggees();
         }
+        self.answer_attach(out);
         if !matches!(self.stage, Stage::Ended | Stage::Initialized) {
             out.send(&Message::event("terminated", json!({})));
         }
@@ -640,9 +643,11 @@ impl Client {
         {
             return;
         }
+        let is_root = matches!(&*self.handle.view(), View::Tree(_));
         let sessions = match &self.membership {
             Some(membership) => vec![membership.session.clone()],
-            None => self.sessions_in_view(),
+            None if is_root => self.sessions_in_view(),
+            None => Vec::new(),
         };
         for session in sessions {
             if session.inbox.try_send(session::Mail::Terminate).is_err() {
@@ -685,7 +690,7 @@ impl Client {
                 Ok(body) => Message::response(seq, &command, body),
                 Err(error) => Message::failure(seq, &command, &error.message),
             };
-            handle.mailbox.send(Mail::Answer(seq, answer));
+            handle.mailbox.send(Mail::Answer(answer));
         });
     }
 }
@@ -717,12 +722,14 @@ impl Peer for Client {
             Mail::Session(mail) if self.stage != Stage::Ended => self.on_session_mail(mail, out),
             Mail::Session(_) => {}
             Mail::Opened(session) => self.on_opened(&session, out),
-            Mail::Answer(seq, message) => {
-                if self.attach_seq == Some(seq) {
-                    self.attach_failed_with(&message, out);
-                } else {
-                    self.verbs = self.verbs.saturating_sub(1);
-                    out.send(&message);
+            Mail::Answer(message) => {
+                self.verbs = self.verbs.saturating_sub(1);
+                out.send(&message);
+            }
+            Mail::NotInjected(seq, why) => {
+                // Unless the process has come all the same.
+                if self.attach_seq == Some(seq) && self.membership.is_none() {
+                    self.attach_failed(&why, out);
                 }
             }
             Mail::Notice(text) => notice(&text, out),

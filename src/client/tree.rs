@@ -27,7 +27,7 @@ const NOT_FOR_CHILDREN: [&str; 10] = [
 impl Client {
     /// A session that the client has in view has come.
     pub(super) fn on_opened(&mut self, session: &Arc<session::Handle>, out: &mut Outbox) {
-        if self.waits_for(session) {
+        if self.waits() {
             self.join(session, out);
         } else if self.stage == Stage::Live {
             self.announce(session, out);

@@ -291,8 +291,10 @@ impl Session {
     pub(super) fn expire(&mut self, out: &mut Outbox) {
         self.checked = Instant::now();
         let session = &self.handle;
-        self.reservations
-            .retain(|expected| !expected.client.is_gone() && expected.client.expects(session));
+        let announcer = self.hub.announcer(session);
+        self.reservations.retain(|Reservation { client, .. }| {
+            !client.is_gone() && (client.has_in_view(session, announcer) || client.is_in(session))
+        });
         for expected in &mut self.reservations {
             if !expected.given_up && expected.is_late() {
                 tracing::info!(session = %session.id, client = %expected.client.id, "the client does not attach; no process waits for it again");
