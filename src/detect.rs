@@ -176,10 +176,13 @@ async fn probe(mut link: Link) -> anyhow::Result<Detected> {
         };
         match message.kind() {
             Kind::Response if message.request_seq() == probe && message.success() => {
-                let Some(caller) = Caller::read(&message) else {
-                    bail!("its system info cannot be read: {message:?}");
-                };
-                return Ok(Detected::DebugServer(link, caller));
+                match Caller::read(&message) {
+                    Some(caller) => return Ok(Detected::DebugServer(link, caller)),
+                    // Some IDEs answer any request with a success, and initialize only then.
+                    None => {
+                        tracing::debug!(answer = ?message, "the answer to the probe says nothing")
+                    }
+                }
             }
             // An IDE after all, behind something slow; its answer to the probe says nothing.
             Kind::Request => {

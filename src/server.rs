@@ -184,9 +184,11 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 
 /// One connection, from its first byte to its last.
 async fn connection(hub: Arc<Hub>, stream: Stream) {
-    if let Err(error) = admit(&stream) {
-        tracing::warn!(%error, "a connection is refused");
-        return;
+    match admit(&stream) {
+        Ok(()) => {}
+        // A health check that was quicker than we are.
+        Err(_) if has_closed(&stream) => return tracing::debug!("a peer closed without a word"),
+        Err(error) => return tracing::warn!(%error, "a connection is refused"),
     }
     if let Stream::Tcp(stream) = &stream
         && let Err(error) = tune(stream)
@@ -256,6 +258,17 @@ fn admit(stream: &Stream) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether the peer has closed without a word.
+fn has_closed(stream: &Stream) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let peeked = match stream {
+        Stream::Tcp(stream) => recv(stream, &mut [0_u8; 1], flags),
+        Stream::Unix(stream) => recv(stream, &mut [0_u8; 1], flags),
+    };
+    matches!(peeked, Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET))
 }
 
 /// The user at the other end, where the system tells.

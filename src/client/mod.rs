@@ -5,13 +5,14 @@
 //! It knows sessions by their mail alone, and nothing of how a process is spoken to.
 
 mod attach;
+mod handle;
+mod initialize;
 mod inject;
 mod tree;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,13 +23,14 @@ use tokio::time::Instant;
 use crate::control;
 use crate::hub::Hub;
 use crate::link::Link;
-use crate::mailbox::{Mailbox, Scale, Weight, mailbox};
+use crate::mailbox::{Scale, mailbox};
 use crate::pump::{End, Peer, last_flush, pump};
-use crate::selector::Selector;
 use crate::session::{self, SessionId};
 use crate::wire::{Error, Kind, Message, Outbox};
 
 pub use attach::{Attach, Role, ViewKind};
+pub use handle::{Announces, ClientId, FromSession, Handle, Mail, View};
+use initialize::Capabilities;
 
 /// How long a client may stay without an `attach` after its `initialize`, or without a `disconnect` after the
 /// end of its session. Then its connection is closed.
@@ -36,188 +38,6 @@ pub const IDLE_WAIT: Duration = Duration::from_secs(600);
 
 /// The most verbs of one client that are being carried out; further ones are refused.
 pub const MAX_VERBS: usize = 32;
-
-/// Which client: a number that is never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientId(u64);
-
-impl fmt::Display for ClientId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-/// Which sessions a client has in view.
-#[derive(Debug, Clone)]
-pub enum View {
-    /// It has not attached, or its session is over.
-    Nothing,
-    /// It waits for a process to come: the first that matches, or the one of this pid.
-    Waiting(Option<u32>, Selector),
-    /// One process; its children are announced, unless the root of a tree does that.
-    Process(SessionId, Announces),
-    /// All that match, each announced to it.
-    Tree(Selector),
-}
-
-/// Whether a client of one process is told of the children.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Announces {
-    /// Yes, as debugpy does.
-    Children,
-    /// No: it belongs to a tree, whose root is told.
-    Nothing,
-}
-
-/// What the rest of the daemon has of a client.
-pub struct Handle {
-    /// Which client.
-    pub id: ClientId,
-    /// What it calls itself (`clientID`), empty if it does not say.
-    pub name: String,
-    mailbox: Mailbox<Mail>,
-    view: Mutex<View>,
-    adoption: Mutex<Adoption>,
-}
-
-/// Whether a client attaches to what it is told of.
-struct Adoption {
-    /// Assumed until it fails to.
-    adopts: bool,
-    /// When it last did. An IDE attaches to many processes one after the other: while it does, the others wait.
-    last: Option<Instant>,
-}
-
-/// What other tasks tell a client.
-pub enum Mail {
-    /// Its session says something.
-    Session(FromSession),
-    /// A session that it has in view has come.
-    Opened(Arc<session::Handle>),
-    /// What came of a verb: the response.
-    Answer(Message),
-    /// A process could not be brought here, for the `attach` of that number.
-    NotInjected(i64, String),
-    /// A line for its console.
-    Notice(String),
-}
-
-/// What a session tells a client that watches it.
-pub enum FromSession {
-    /// The client's configuration may begin.
-    Joined,
-    /// An event, as the client is to see it.
-    Event(Message),
-    /// The answer to its request of that number.
-    Response(i64, Message),
-    /// Something to be told on its console.
-    Notice(String),
-    /// The process has ended.
-    Ended(SessionId),
-}
-
-impl Weight for Mail {
-    fn weight(&self) -> usize {
-        match self {
-            Mail::Session(FromSession::Event(message) | FromSession::Response(_, message))
-            | Mail::Answer(message) => message.size(),
-            Mail::Session(FromSession::Notice(text))
-            | Mail::Notice(text)
-            | Mail::NotInjected(_, text) => text.len(),
-            Mail::Session(FromSession::Joined | FromSession::Ended(_)) | Mail::Opened(_) => 0,
-        }
-    }
-}
-
-impl Handle {
-    /// Tells it something of its session. A client that has no room for it is closed.
-    pub fn tell(&self, mail: FromSession) {
-        self.mailbox.send(Mail::Session(mail));
-    }
-
-    /// Tells it that a session has come.
-    pub fn tell_of(&self, session: Arc<session::Handle>) {
-        self.mailbox.send(Mail::Opened(session));
-    }
-
-    /// Whether its mailbox is so full that what can be left out should be.
-    #[must_use]
-    pub fn lags(&self) -> bool {
-        self.mailbox.lags()
-    }
-
-    /// Whether it has worked off what had piled up.
-    #[must_use]
-    pub fn has_caught_up(&self) -> bool {
-        self.mailbox.has_caught_up()
-    }
-
-    /// Whether its connection has ended.
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        self.mailbox.is_closed()
-    }
-
-    /// Whether it is one of those that take a `continued` event badly after their own request.
-    #[must_use]
-    pub fn is_visual_studio(&self) -> bool {
-        matches!(self.name.as_str(), "visualstudio" | "vsformac")
-    }
-
-    /// Whether it can be expected to attach to what it is told of.
-    #[must_use]
-    pub fn adopts(&self) -> bool {
-        self.adoption().adopts
-    }
-
-    /// When it last attached to something that it was told of, or said that it will.
-    #[must_use]
-    pub fn last_adoption(&self) -> Option<Instant> {
-        self.adoption().last
-    }
-
-    /// It attaches to what it is told of.
-    pub fn has_adopted(&self) {
-        *self.adoption() = Adoption {
-            adopts: true,
-            last: Some(Instant::now()),
-        };
-    }
-
-    /// It has let its time pass: nothing is kept waiting for it again, until it attaches to something after all.
-    pub fn has_ignored(&self) {
-        self.adoption().adopts = false;
-    }
-
-    fn adoption(&self) -> MutexGuard<'_, Adoption> {
-        self.adoption.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether it is to be told of a session; `announcer` is the session whose clients hear of this one.
-    #[must_use]
-    pub fn has_in_view(&self, session: &session::Handle, announcer: Option<SessionId>) -> bool {
-        let info = session.info();
-        let in_view = match &*self.view() {
-            View::Nothing | View::Process(_, Announces::Nothing) => false,
-            View::Waiting(pid, selector) => {
-                pid.is_none_or(|pid| pid == info.pid) && selector.matches(&info.subject())
-            }
-            View::Process(parent, Announces::Children) => announcer == Some(*parent),
-            View::Tree(selector) => selector.matches(&info.subject()),
-        };
-        in_view && !info.helper
-    }
-
-    /// Whether it watches a session, or has asked to.
-    #[must_use]
-    pub fn is_in(&self, session: &session::Handle) -> bool {
-        matches!(&*self.view(), View::Process(id, _) if *id == session.id)
-    }
-
-    fn view(&self) -> MutexGuard<'_, View> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A client's place in a session; dropping it is the goodbye.
 struct Membership {
@@ -278,31 +98,14 @@ struct Client {
     finished: bool,
 }
 
-/// What the client says of itself in `initialize`.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Capabilities {
-    #[serde(default, rename = "clientID", alias = "clientId")]
-    client_id: Option<String>,
-    #[serde(default)]
-    supports_start_debugging_request: Option<bool>,
-}
-
 /// Serves a client whose first message, `initialize`, has come; the task of one client.
 pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
     let (mailbox, mut inbox, scale) = mailbox(&hub.stop);
     let stop = scale.overrun.clone();
     let capabilities: Capabilities = initialize.decode().unwrap_or_default();
-    let handle = Arc::new(Handle {
-        id: ClientId(hub.next_order()),
-        name: capabilities.client_id.clone().unwrap_or_default(),
-        mailbox,
-        view: Mutex::new(View::Nothing),
-        adoption: Mutex::new(Adoption {
-            adopts: true,
-            last: None,
-        }),
-    });
+    let id = ClientId(hub.next_order());
+    let name = capabilities.client_id.clone().unwrap_or_default();
+    let handle = Arc::new(Handle::new(id, name, mailbox));
     let address = link.stream.local_address().or_else(|| hub.tcp_address());
     let mut client = Client {
         hub: hub.clone(),
@@ -344,71 +147,6 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
 }
 
 impl Client {
-    /// Answers `initialize` as debugpy's adapter does, from a fixed list.
-    fn initialize(&mut self, initialize: &Message, out: &mut Outbox) {
-        let version = env!("CARGO_PKG_VERSION");
-        for name in ["ptvsd", "debugpy"] {
-            let data = json!({ "packageVersion": version });
-            let body = json!({ "category": "telemetry", "output": name, "data": data });
-            out.send(&Message::event("output", body));
-        }
-        if let Some(address) = self.address {
-            let socket = json!({ "host": address.ip(), "port": address.port(), "internal": false });
-            out.send(&Message::event(
-                "debugpySockets",
-                json!({ "sockets": [socket] }),
-            ));
-        }
-        let supported = [
-            "supportsClipboardContext",
-            "supportsCompletionsRequest",
-            "supportsConditionalBreakpoints",
-            "supportsConfigurationDoneRequest",
-            "supportsDebuggerProperties",
-            "supportsDelayedStackTraceLoading",
-            "supportsEvaluateForHovers",
-            "supportsExceptionInfoRequest",
-            "supportsExceptionOptions",
-            "supportsFunctionBreakpoints",
-            "supportsGotoTargetsRequest",
-            "supportsHitConditionalBreakpoints",
-            "supportsLogPoints",
-            "supportsModulesRequest",
-            "supportsSetExpression",
-            "supportsSetVariable",
-            "supportsStepInTargetsRequest",
-            "supportsTerminateDebuggee",
-            "supportsTerminateRequest",
-            "supportsValueFormattingOptions",
-        ];
-        let mut body: Value = supported
-            .iter()
-            .map(|name| ((*name).to_owned(), Value::Bool(true)))
-            .collect();
-        let filter = |filter, label, default, description| json!({ "filter": filter, "label": label, "default": default, "description": description });
-        body["exceptionBreakpointFilters"] = json!([
-            filter(
-                "raised",
-                "Raised Exceptions",
-                false,
-                "Stop wherever an exception is raised."
-            ),
-            filter(
-                "uncaught",
-                "Uncaught Exceptions",
-                true,
-                "Stop when an exception nobody handles ends the process."
-            ),
-            filter(
-                "userUnhandled",
-                "User Uncaught Exceptions",
-                false,
-                "Stop when an exception leaves user code for a library."
-            ),
-        ]);
-        out.send(&Message::response(initialize.seq(), "initialize", body));
-    }
-
     fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
         self.since = Instant::now();
