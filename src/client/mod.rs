@@ -87,7 +87,6 @@ struct Client {
     /// The sessions that it has been told of.
     announced: HashSet<SessionId>,
     /// By the number of its `startDebugging`, those of which it has not said whether it will attach.
-    /// There is one a session at most; a client that never answers keeps them until it leaves.
     unanswered: HashMap<i64, SessionId>,
     /// What the root of a tree has configured; only looked at to answer it.
     configuration: crate::breakpoints::Configuration,

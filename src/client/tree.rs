@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Client, Stage, View};
-use crate::session;
+use crate::session::{self, SessionId};
 use crate::wire::{Message, Outbox};
 
 /// What of the root's own `attach` means nothing for another process, as in debugpy's adapter.
@@ -23,6 +23,9 @@ const NOT_FOR_CHILDREN: [&str; 10] = [
     "pythonArgs",
     "restart",
 ];
+
+/// From so many announced sessions on, those that have ended are forgotten.
+const MAX_ANNOUNCED: usize = 4096;
 
 impl Client {
     /// A session that the client has in view has come.
@@ -59,6 +62,11 @@ impl Client {
         };
         if !self.announced.insert(session.id) {
             return;
+        }
+        if self.announced.len() > MAX_ANNOUNCED {
+            let lives = |id: &SessionId| self.hub.session(*id).is_some();
+            self.announced.retain(lives);
+            self.unanswered.retain(|_, id| lives(id));
         }
         let in_tree = matches!(&*self.handle.view(), View::Tree(_));
         let info = session.info().clone();
