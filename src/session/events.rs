@@ -33,8 +33,13 @@ impl Session {
             }
             "module" => self.offer(event),
             "thread" => {
+                let had_stops = self.threads.any_stopped();
                 if self.threads.on_thread(event) {
                     self.broadcast(event);
+                }
+                if had_stops {
+                    // It may have been the thread that was stopped.
+                    self.publish();
                 }
             }
             "stopped" => self.on_stopped(event),

@@ -81,6 +81,12 @@ impl Message {
     pub fn parse(bytes: Bytes) -> Result<Message, Error> {
         let text = std::str::from_utf8(&bytes)
             .map_err(|error| Error::Message(format!("not a DAP message: {error}")))?;
+        // Serde takes an array for a structure, too.
+        if !is_object(text) {
+            return Err(Error::Message(
+                "not a DAP message: not a JSON object".into(),
+            ));
+        }
         let envelope: Envelope<'_> = serde_json::from_str(text)
             .map_err(|error| Error::Message(format!("not a DAP message: {error}")))?;
         let number = |name: &str, raw: Option<&RawValue>| {
@@ -302,7 +308,17 @@ impl Message {
     /// # Errors
     /// [`Error::Message`], which names the command and what does not fit.
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
-        serde_json::from_str(self.content().unwrap_or("{}"))
+        let content = self.content().unwrap_or("{}");
+        if !is_object(content) {
+            let what = if self.kind == Kind::Request {
+                "arguments"
+            } else {
+                "body"
+            };
+            let why = format!("{}: \"{what}\" is not an object", self.name());
+            return Err(Error::Message(why));
+        }
+        serde_json::from_str(content)
             .map_err(|error| Error::Message(format!("{}: {error}", self.name())))
     }
 
@@ -361,6 +377,11 @@ impl std::fmt::Debug for Message {
 struct Replacement<'a> {
     at: &'a Range<usize>,
     value: i64,
+}
+
+/// Whether a JSON text is an object, if it is JSON at all.
+fn is_object(text: &str) -> bool {
+    text.trim_ascii_start().starts_with('{')
 }
 
 fn missing(name: &str) -> Error {
