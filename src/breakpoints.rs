@@ -351,3 +351,549 @@ where
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    use super::*;
+
+    /// The source that most tests are about.
+    const PATH: &str = "/app/main.py";
+
+    fn set(path: &str, breakpoints: &Value) -> Message {
+        let arguments = json!({ "source": { "path": path }, "breakpoints": breakpoints });
+        Message::request("setBreakpoints", arguments)
+    }
+
+    /// A client that has sent these requests, all of which are good.
+    fn client(requests: &[Message]) -> Configuration {
+        let mut configuration = Configuration::default();
+        for request in requests {
+            configuration.apply(request).expect("it is a good request");
+        }
+        configuration
+    }
+
+    /// What the process is sent, and whose the breakpoints are; the clients are 1, 2, 3, ….
+    fn united(
+        changed: &Changed,
+        clients: &[Configuration],
+        helper: bool,
+    ) -> (Value, Vec<Merged<u32>>) {
+        let (request, merged) = union(changed, (1..).zip(clients), helper);
+        (request.decode().expect("it has arguments"), merged)
+    }
+
+    /// What each client has set in one source; what the process gets, with `OWNER:ID …` before each.
+    fn check(clients: &[Value], helper: bool, expected: &[(&str, Value)]) {
+        let clients: Vec<Configuration> = clients
+            .iter()
+            .map(|breakpoints| client(&[set(PATH, breakpoints)]))
+            .collect();
+        let (arguments, merged) = united(&Changed::Source(PATH.into()), &clients, helper);
+        let parts: Vec<String> = merged.iter().map(parts).collect();
+        let (expected_parts, expected): (Vec<&str>, Vec<&Value>) = expected
+            .iter()
+            .map(|(parts, value)| (*parts, value))
+            .unzip();
+        assert_eq!(arguments["breakpoints"], json!(expected));
+        assert_eq!(arguments["source"], json!({ "path": PATH }));
+        assert_eq!(parts, expected_parts);
+    }
+
+    fn parts(merged: &Merged<u32>) -> String {
+        let parts: Vec<String> = merged
+            .parts
+            .iter()
+            .map(|(owner, id)| format!("{owner}:{id}"))
+            .collect();
+        parts.join(" ")
+    }
+
+    #[test]
+    fn what_only_one_client_wants_stays_as_it_is() {
+        let odd = json!({
+            "line": 3, "column": 7, "condition": "x > 1", "hitCondition": ">= 2", "logMessage": "{x}",
+            "mode": "hardware", "vendor": { "deep": [1, 2.5, null, "ü"] }, "breakpointId": "a-1",
+        });
+        let plain = json!({ "line": 9 });
+        for helper in [true, false] {
+            check(
+                &[json!([odd, plain]), json!([{ "line": 4 }])],
+                helper,
+                &[
+                    ("1:1", odd.clone()),
+                    ("1:2", plain.clone()),
+                    ("2:1", json!({ "line": 4 })),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn equal_ones_become_one_and_belong_to_both() {
+        let one = json!({ "line": 3, "condition": "x", "hitCondition": "2", "logMessage": "m" });
+        for helper in [true, false] {
+            check(
+                &[json!([one]), json!([{ "line": 8 }, one]), json!([one])],
+                helper,
+                &[("1:1 2:2 3:1", one.clone()), ("2:1", json!({ "line": 8 }))],
+            );
+        }
+        // Null is nothing.
+        check(
+            &[
+                json!([{ "line": 3 }]),
+                json!([{ "line": 3, "condition": null, "hitCondition": null }]),
+            ],
+            true,
+            &[("1:1 2:1", json!({ "line": 3 }))],
+        );
+    }
+
+    #[test]
+    fn different_ones_are_asked_one_by_one() {
+        let clients = [
+            json!([{ "line": 3, "condition": "x == \"a\"", "mode": "m" }]),
+            json!([{ "line": 3, "hitCondition": ">2" }, { "line": 3, "logMessage": "{x}\n" }]),
+            json!([{ "line": 3 }]),
+        ];
+        let condition = r#"__import__('_dbgproxy').hit([["1:1", "x == \"a\"", None, None], ["2:1", None, ">2", None], ["2:2", None, None, "{x}\n"], ["3:1", None, None, None]], globals(), locals())"#;
+        let all = "1:1 2:1 2:2 3:1";
+        check(
+            &clients,
+            true,
+            &[(
+                all,
+                json!({ "line": 3, "mode": "m", "condition": condition }),
+            )],
+        );
+        // Who cannot ask stops.
+        check(&clients, false, &[(all, json!({ "line": 3, "mode": "m" }))]);
+    }
+
+    #[test]
+    fn one_that_differs_in_any_respect_is_asked() {
+        let full = json!({ "line": 3, "condition": "c", "hitCondition": "h", "logMessage": "l" });
+        for field in ["condition", "hitCondition", "logMessage"] {
+            for value in [json!("other"), Value::Null] {
+                let mut other = full.clone();
+                other[field] = value;
+                let clients = [json!([full]), json!([other])].map(|all| client(&[set(PATH, &all)]));
+                let (arguments, _) = united(&Changed::Source(PATH.into()), &clients, true);
+                let merged = arguments["breakpoints"][0].as_object().unwrap();
+                let keys: Vec<&String> = merged.keys().collect();
+                assert_eq!(keys, ["condition", "line"], "{other}");
+                assert!(
+                    merged["condition"]
+                        .as_str()
+                        .unwrap()
+                        .contains("_dbgproxy').hit([")
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn functions_are_merged_by_name() {
+        let functions = |breakpoints: Value| {
+            client(&[Message::request(
+                "setFunctionBreakpoints",
+                json!({ "breakpoints": breakpoints }),
+            )])
+        };
+        let clients = [
+            functions(json!([{ "name": "f" }, { "name": "g", "condition": "a" }])),
+            functions(json!([{ "name": "g", "condition": "b" }, { "name": "f" }])),
+            Configuration::default(),
+        ];
+        let (arguments, merged) = united(&Changed::Functions, &clients, false);
+        assert_eq!(
+            arguments,
+            json!({ "breakpoints": [{ "name": "f" }, { "name": "g" }] })
+        );
+        let parts: Vec<String> = merged.iter().map(parts).collect();
+        assert_eq!(parts, ["1:1 2:2", "1:2 2:1"]);
+    }
+
+    #[test]
+    fn a_source_that_nobody_wants_any_more_is_cleared() {
+        let changed = Changed::Source(PATH.into());
+        let (arguments, merged) = united(&changed, &[], true);
+        assert_eq!(
+            arguments,
+            json!({ "source": { "path": PATH }, "breakpoints": [] })
+        );
+        assert!(merged.is_empty());
+        // The source is described in the words of who came last.
+        let named = json!({ "source": { "path": PATH, "name": "main" }, "breakpoints": null });
+        let clients = [
+            client(&[set(PATH, &json!([{ "line": 1 }]))]),
+            client(&[Message::request("setBreakpoints", named)]),
+            client(&[set("/else.py", &json!([{ "line": 2 }]))]),
+        ];
+        let (arguments, _) = united(&changed, &clients, true);
+        assert_eq!(
+            arguments,
+            json!({ "source": { "path": PATH, "name": "main" }, "breakpoints": [{ "line": 1 }] })
+        );
+    }
+
+    #[test]
+    fn exception_filters_and_options_are_united() {
+        let option =
+            |mode: &str, name: &str| json!({ "path": [{ "names": [name] }], "breakMode": mode });
+        let all = |mode: &str| option(mode, "Python Exceptions");
+        let key_error = option("always", "KeyError");
+        let cases = [
+            (vec![], json!({ "filters": [] })),
+            (
+                vec![json!({ "filters": ["raised"] })],
+                json!({ "filters": ["raised"] }),
+            ),
+            (
+                vec![
+                    json!({ "filters": ["uncaught", "raised"] }),
+                    json!({ "filters": [], "exceptionOptions": null }),
+                    json!({ "filters": ["userUnhandled", "uncaught"], "exceptionOptions": [] }),
+                ],
+                json!({ "filters": ["uncaught", "raised", "userUnhandled"] }),
+            ),
+            // Where one has options, pydevd does not look at the filters of the other.
+            (
+                vec![
+                    json!({ "filters": ["raised"], "exceptionOptions": [key_error] }),
+                    json!({ "filters": ["uncaught", "userUnhandled", "unknown"] }),
+                ],
+                json!({
+                    "filters": ["uncaught", "userUnhandled", "unknown"],
+                    "exceptionOptions": [key_error, all("unhandled"), all("userUnhandled")],
+                }),
+            ),
+            (
+                vec![
+                    json!({ "filters": ["raised"] }),
+                    json!({ "filters": [], "exceptionOptions": [key_error] }),
+                ],
+                json!({ "filters": ["raised"], "exceptionOptions": [key_error, all("always")] }),
+            ),
+        ];
+        for (requests, expected) in cases {
+            let clients: Vec<Configuration> = requests
+                .iter()
+                .map(|request| client(&[Message::request("setExceptionBreakpoints", request)]))
+                .collect();
+            let (arguments, merged) = united(&Changed::Exceptions, &clients, true);
+            assert_eq!(arguments, expected, "{requests:?}");
+            assert!(merged.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_bad_request_changes_nothing() {
+        let mut configuration = client(&[
+            set(PATH, &json!([{ "line": 1 }, { "line": 2 }])),
+            Message::request(
+                "setFunctionBreakpoints",
+                json!({ "breakpoints": [{ "name": "f" }] }),
+            ),
+            Message::request("setExceptionBreakpoints", json!({ "filters": ["raised"] })),
+        ]);
+        let before = format!("{configuration:?}");
+        let source = json!({ "path": PATH });
+        let bad = [
+            ("setBreakpoints", json!({})),
+            ("setBreakpoints", json!({ "breakpoints": [] })),
+            ("setBreakpoints", json!({ "source": {}, "breakpoints": [] })),
+            (
+                "setBreakpoints",
+                json!({ "source": null, "breakpoints": [] }),
+            ),
+            (
+                "setBreakpoints",
+                json!({ "source": PATH, "breakpoints": [] }),
+            ),
+            ("setBreakpoints", json!({ "source": { "path": 5 } })),
+            (
+                "setBreakpoints",
+                json!({ "source": { "sourceReference": 1.5 } }),
+            ),
+            (
+                "setBreakpoints",
+                json!({ "source": source, "breakpoints": {} }),
+            ),
+            (
+                "setBreakpoints",
+                json!({ "source": source, "breakpoints": [5] }),
+            ),
+            (
+                "setBreakpoints",
+                json!({ "source": source, "breakpoints": [{}] }),
+            ),
+            (
+                "setBreakpoints",
+                json!({ "source": source, "breakpoints": [{ "line": 3 }, { "line": "4" }] }),
+            ),
+            (
+                "setBreakpoints",
+                json!({ "source": source, "breakpoints": [{ "line": 3 }, { "name": "f" }] }),
+            ),
+            (
+                "setBreakpoints",
+                json!({ "source": source, "breakpoints": [{ "line": 3, "condition": 5 }] }),
+            ),
+            ("setFunctionBreakpoints", json!({})),
+            ("setFunctionBreakpoints", json!({ "breakpoints": [{}] })),
+            (
+                "setFunctionBreakpoints",
+                json!({ "breakpoints": [{ "line": 1 }] }),
+            ),
+            ("setExceptionBreakpoints", json!({})),
+            ("setExceptionBreakpoints", json!([["raised"], []])),
+            ("setExceptionBreakpoints", json!({ "filters": "raised" })),
+            (
+                "setExceptionBreakpoints",
+                json!({ "filters": [], "exceptionOptions": {} }),
+            ),
+            ("setDataBreakpoints", json!({ "breakpoints": [] })),
+        ];
+        for (command, arguments) in bad {
+            let request = Message::request(command, &arguments);
+            let error = configuration.apply(&request).unwrap_err();
+            assert!(error.to_string().starts_with(command), "{error}");
+            assert_eq!(
+                format!("{configuration:?}"),
+                before,
+                "{command} {arguments}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_configuration_says_what_it_holds() {
+        let mut configuration = Configuration::default();
+        assert_eq!(configuration.everything(), []);
+        let reference =
+            json!({ "source": { "sourceReference": 7 }, "breakpoints": [{ "line": 1 }] });
+        let requests = [
+            set("/b.py", &json!([{ "line": 1 }])),
+            set("/a.py", &json!([])),
+            Message::request("setBreakpoints", reference),
+            Message::request("setExceptionBreakpoints", json!({ "filters": [] })),
+            Message::request(
+                "setFunctionBreakpoints",
+                json!({ "breakpoints": [{ "name": "f" }] }),
+            ),
+        ];
+        let source = |key: &str| Changed::Source(key.into());
+        let changes = [
+            source("/b.py"),
+            source("/a.py"),
+            source("7"),
+            Changed::Exceptions,
+            Changed::Functions,
+        ];
+        for (request, changed) in requests.iter().zip(&changes) {
+            assert_eq!(configuration.apply(request).as_ref(), Ok(changed));
+        }
+        let everything: HashSet<Changed> = configuration.everything().into_iter().collect();
+        assert_eq!(everything, HashSet::from(changes));
+        let lines = |key: &str| configuration.breakpoints(&source(key)).len();
+        assert_eq!((lines("/a.py"), lines("/b.py"), lines("7")), (0, 1, 1));
+        assert_eq!(lines("/c.py"), 0);
+    }
+
+    /// Text that would break out of a string literal that is written carelessly.
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            select(vec![
+                "",
+                "'",
+                "\"",
+                "'''",
+                "\"\"\"",
+                "\\",
+                "\\\\\"",
+                "\\N{BULLET}",
+                "\\x41\\u0041\\101",
+                "a\nb\r\nc\rd\te\u{b}\u{c}",
+                "\0",
+                "\u{1}\u{1f}\u{7f}\u{80}\u{85}\u{9f}",
+                "\u{2028}\u{2029}\u{feff}\u{fffd}\u{fffe}\u{ffff}",
+                "\u{d7ff}\u{e000}",
+                "🐍\u{10000}\u{10ffff}",
+                "{x!r:>{width}} %s $y",
+                "], globals(), locals()) or True #",
+                "None",
+            ])
+            .prop_map(String::from),
+            any::<String>(),
+            vec(
+                select(vec![
+                    '\\', '"', '\'', '\n', '\r', '\0', 'n', 'u', '0', '🐍', '{'
+                ]),
+                0..12
+            )
+            .prop_map(|characters| characters.into_iter().collect()),
+        ]
+    }
+
+    #[test]
+    fn python_reads_what_we_write() {
+        let python = ["python3", "python"]
+            .into_iter()
+            .find(|name| Command::new(name).arg("--version").output().is_ok());
+        let python = python.expect("there is a Python to ask");
+
+        let part = [text(), text(), text()].map(proptest::option::of);
+        let line = vec(part, 2..5);
+        let mut runner = TestRunner::deterministic();
+        let mut conditions = Vec::new();
+        let mut expected = Vec::new();
+        while conditions.len() < 500 {
+            let parts = line
+                .new_tree(&mut runner)
+                .expect("nothing is rejected")
+                .current();
+            let clients: Vec<Configuration> = parts
+                .iter()
+                .map(|[condition, hit, log]| {
+                    let one = json!({ "line": 1, "condition": condition, "hitCondition": hit, "logMessage": log });
+                    client(&[set(PATH, &json!([one]))])
+                })
+                .collect();
+            let (arguments, _) = united(&Changed::Source(PATH.into()), &clients, true);
+            let condition = arguments["breakpoints"][0]["condition"].clone();
+            if parts.iter().all(|part| *part == parts[0]) {
+                assert_eq!(condition, json!(parts[0][0]));
+                continue;
+            }
+            conditions.push(condition);
+            let rows = parts.iter().zip(1..);
+            expected.push(
+                rows.map(|([condition, hit, log], owner)| {
+                    json!([format!("{owner}:1"), condition, hit, log])
+                })
+                .collect::<Value>(),
+            );
+        }
+
+        // The condition is one call, and its first argument is data.
+        let program = r#"
+import ast, json, sys
+out = []
+for text in json.loads(sys.stdin.buffer.read()):
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call) and len(call.args) == 3, text
+    assert ast.unparse(call.func) == "__import__('_dbgproxy').hit", text
+    assert [ast.unparse(arg) for arg in call.args[1:]] == ["globals()", "locals()"], text
+    out.append(ast.literal_eval(call.args[0]))
+sys.stdout.write(json.dumps(out))
+"#;
+        let mut child = Command::new(python)
+            .args(["-I", "-c", program])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let input = json!(conditions).to_string();
+        let mut stdin = child.stdin.take().expect("it is a pipe");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success());
+        let read: Vec<Value> = serde_json::from_slice(&output.stdout).expect("it answers");
+        assert_eq!(read, expected);
+    }
+
+    /// A breakpoint on one of a few lines, so that several clients meet there.
+    fn breakpoint() -> impl Strategy<Value = Value> {
+        let words = || proptest::option::weighted(0.3, select(vec!["a", "b"]));
+        let extra = proptest::option::weighted(0.2, any::<i64>());
+        (1..5_i64, words(), words(), words(), extra).prop_map(
+            |(line, condition, hit, log, extra)| {
+                let all = json!({
+                    "line": line, "condition": condition, "hitCondition": hit, "logMessage": log, "x": extra,
+                });
+                let Value::Object(all) = all else {
+                    unreachable!()
+                };
+                all.into_iter().filter(|(_, value)| !value.is_null()).collect()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn each_breakpoint_is_in_exactly_one_part(
+            requests in vec((0..4_usize, 0..2_usize, vec(breakpoint(), 0..5)), 0..12),
+            helper in any::<bool>(),
+        ) {
+            let paths = ["/a.py", "/b.py"];
+            let mut clients: Vec<Configuration> = (0..4).map(|_| Configuration::default()).collect();
+            // By client and id: the source, and what was said of the breakpoint when it was set.
+            let mut wanted: HashMap<(usize, usize), Vec<Value>> = HashMap::new();
+            let mut seen = HashSet::new();
+            for (who, path, breakpoints) in requests {
+                let request = set(paths[path], &json!(breakpoints));
+                let changed = clients[who].apply(&request).unwrap();
+                let set_now = clients[who].breakpoints(&changed);
+                prop_assert_eq!(set_now.len(), breakpoints.len());
+                for breakpoint in set_now {
+                    // A number is never used again, or an answer might be to an older breakpoint.
+                    prop_assert!(seen.insert((who, breakpoint.id)));
+                }
+                wanted.insert((who, path), breakpoints);
+            }
+            for (index, path) in paths.iter().enumerate() {
+                let changed = Changed::Source((*path).to_owned());
+                let (arguments, merged) = united(&changed, &clients, helper);
+                let sent = arguments["breakpoints"].as_array().unwrap();
+                prop_assert_eq!(sent.len(), merged.len());
+
+                let mut places = HashSet::new();
+                let mut met = HashSet::new();
+                for (sent, merged) in sent.iter().zip(&merged) {
+                    prop_assert!(places.insert(merged.breakpoint.place()));
+                    prop_assert!(!merged.parts.is_empty());
+                    let mut said = Vec::new();
+                    for (owner, id) in &merged.parts {
+                        prop_assert!(met.insert((*owner, *id)));
+                        let who = *owner as usize - 1;
+                        let own = clients[who].breakpoints(&changed);
+                        let place = own.iter().position(|own| own.id == *id).unwrap();
+                        prop_assert_eq!(own[place].place(), merged.breakpoint.place());
+                        said.push(wanted[&(who, index)][place].clone());
+                    }
+                    let acts = |value: &Value| {
+                        ["condition", "hitCondition", "logMessage"].map(|field| value.get(field).cloned())
+                    };
+                    let first = acts(&said[0]);
+                    if said.iter().all(|said| acts(said) == first) {
+                        prop_assert_eq!(sent, &said[0]);
+                    } else {
+                        prop_assert_eq!(sent.get("hitCondition"), None);
+                        prop_assert_eq!(sent.get("logMessage"), None);
+                        prop_assert_eq!(sent.get("condition").is_some(), helper);
+                        for (owner, id) in &merged.parts {
+                            let key = format!("[\"{owner}:{id}\", ");
+                            let condition = sent.get("condition").and_then(Value::as_str);
+                            prop_assert!(condition.is_none_or(|text| text.matches(&key).count() == 1));
+                        }
+                    }
+                }
+                let own: usize = clients.iter().map(|client| client.breakpoints(&changed).len()).sum();
+                prop_assert_eq!(met.len(), own);
+            }
+        }
+    }
+}

@@ -111,3 +111,150 @@ impl Scale {
         self.bytes.fetch_sub(mail.weight(), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Mail(usize);
+
+    impl Weight for Mail {
+        fn weight(&self) -> usize {
+            self.0
+        }
+    }
+
+    struct Ends {
+        mailbox: Mailbox<Mail>,
+        rx: mpsc::Receiver<Mail>,
+        scale: Scale,
+    }
+
+    impl Ends {
+        fn new() -> Ends {
+            let (mailbox, rx, scale) = mailbox(&CancellationToken::new());
+            Ends { mailbox, rx, scale }
+        }
+
+        fn send(&self, mails: &[usize]) -> bool {
+            mails.iter().all(|weight| self.mailbox.send(Mail(*weight)))
+        }
+
+        /// Takes so many mails out, as a receiver does.
+        fn receive(&mut self, count: usize) {
+            for _ in 0..count {
+                let mail = self.rx.try_recv().expect("there is one more");
+                self.scale.take_off(&mail);
+            }
+        }
+
+        fn waiting(&self) -> usize {
+            self.scale.bytes.load(Ordering::Relaxed)
+        }
+
+        /// What a sender is told: whether the receiver lags, has caught up, is closed.
+        fn state(&self) -> (bool, bool, bool) {
+            let mailbox = &self.mailbox;
+            (mailbox.lags(), mailbox.has_caught_up(), mailbox.is_closed())
+        }
+    }
+
+    const AT_EASE: (bool, bool, bool) = (false, true, false);
+    const BETWEEN: (bool, bool, bool) = (false, false, false);
+    const LAGGING: (bool, bool, bool) = (true, false, false);
+    const CLOSED: (bool, bool, bool) = (true, false, true);
+
+    #[test]
+    fn the_number_of_mails_is_bounded() {
+        let ends = Ends::new();
+        assert!(ends.send(&vec![1; CAPACITY]));
+        assert_eq!(ends.state(), LAGGING);
+        assert!(!ends.scale.overrun.is_cancelled());
+        assert!(!ends.send(&[1]));
+        assert_eq!(ends.state(), CLOSED);
+        assert!(ends.scale.overrun.is_cancelled());
+        // What was not taken does not weigh.
+        assert_eq!(ends.waiting(), CAPACITY);
+    }
+
+    #[test]
+    fn the_bytes_are_bounded() {
+        let mut ends = Ends::new();
+        assert!(ends.send(&[CAPACITY_BYTES - 1, 1, 0]));
+        assert_eq!(ends.state(), LAGGING);
+        assert!(!ends.send(&[1]));
+        assert_eq!(ends.state(), CLOSED);
+        assert_eq!(ends.waiting(), CAPACITY_BYTES);
+        // Nobody comes back from there, however much is read.
+        ends.receive(3);
+        assert_eq!(ends.waiting(), 0);
+        assert!(ends.mailbox.is_closed());
+    }
+
+    #[test]
+    fn one_mail_over_the_bound_is_taken_when_it_is_alone() {
+        let mut ends = Ends::new();
+        assert!(ends.send(&[CAPACITY_BYTES + 1]));
+        assert_eq!(ends.state(), LAGGING);
+        ends.receive(1);
+        assert_eq!(ends.state(), AT_EASE);
+        assert!(ends.send(&[1]));
+        assert!(!ends.send(&[CAPACITY_BYTES]));
+        assert_eq!(ends.waiting(), 1);
+    }
+
+    #[test]
+    fn who_lags_by_mails_has_caught_up_much_later() {
+        let mut ends = Ends::new();
+        assert_eq!(ends.state(), AT_EASE);
+        assert!(ends.send(&vec![0; LAG]));
+        assert_eq!(ends.state(), BETWEEN);
+        assert!(ends.send(&[0]));
+        assert_eq!(ends.state(), LAGGING);
+        ends.receive(1);
+        assert_eq!(ends.state(), BETWEEN);
+        ends.receive(LAG - LAG / 4);
+        assert_eq!(ends.state(), BETWEEN);
+        ends.receive(1);
+        assert_eq!(ends.state(), AT_EASE);
+    }
+
+    #[test]
+    fn who_lags_by_bytes_has_caught_up_much_later() {
+        let mut ends = Ends::new();
+        let quarter = LAG_BYTES / 4;
+        assert!(ends.send(&[1, quarter, quarter, quarter, quarter - 1]));
+        assert_eq!(ends.state(), BETWEEN);
+        assert!(ends.send(&[1]));
+        assert_eq!(ends.state(), LAGGING);
+        ends.receive(1);
+        assert_eq!(ends.state(), BETWEEN);
+        ends.receive(2);
+        assert_eq!(ends.state(), BETWEEN);
+        ends.receive(1);
+        assert_eq!(ends.state(), AT_EASE);
+    }
+
+    #[test]
+    fn a_mailbox_closes_with_its_receiver() {
+        let Ends { mailbox, rx, scale } = Ends::new();
+        let other = mailbox.clone();
+        drop(rx);
+        assert!(mailbox.is_closed());
+        assert!(!other.send(Mail(5)));
+        assert_eq!(scale.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_stops_the_daemon_stops_each_receiver_and_an_overrun_only_one() {
+        let stop = CancellationToken::new();
+        let (one, _one_rx, _) = mailbox::<Mail>(&stop);
+        let (two, _two_rx, scale) = mailbox::<Mail>(&stop);
+        assert!(one.send(Mail(1)));
+        assert!(!one.send(Mail(CAPACITY_BYTES)));
+        assert!(one.is_closed());
+        assert!(!two.is_closed() && !stop.is_cancelled());
+        stop.cancel();
+        assert!(two.is_closed() && scale.overrun.is_cancelled());
+    }
+}

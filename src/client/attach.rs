@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{Announces, Client, Stage, View};
@@ -76,35 +77,15 @@ impl Attach {
     /// # Errors
     /// What is wrong with them, in words for the user.
     fn read(message: &Message) -> Result<Attach, String> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Arguments {
-            #[serde(default)]
-            view: Option<ViewKind>,
-            #[serde(default)]
-            sessions: Option<Selector>,
-            #[serde(default)]
-            session: Option<SessionId>,
-            #[serde(default)]
-            role: Option<Role>,
-            #[serde(default)]
-            stop_policy: Option<String>,
-            #[serde(default)]
-            sub_process_id: Option<u32>,
-            #[serde(default)]
-            process_id: Option<Value>,
-            #[serde(default)]
-            on_terminate: Option<Value>,
-            #[serde(default)]
-            listen: Option<Map<String, Value>>,
-            #[serde(default)]
-            restart: Option<Value>,
-            #[serde(default)]
-            no_debug: Option<bool>,
-        }
         let original: Map<String, Value> = message.decode().map_err(|error| error.to_string())?;
-        let given: Arguments = message.decode().map_err(|error| error.to_string())?;
-        if given.no_debug == Some(true) {
+        let view: Option<ViewKind> = argument(&original, "view")?;
+        let sessions: Option<Selector> = argument(&original, "sessions")?;
+        let session: Option<SessionId> = argument(&original, "session")?;
+        let role: Option<Role> = argument(&original, "role")?;
+        let stop_policy: Option<String> = argument(&original, "stopPolicy")?;
+        let sub_process_id: Option<u32> = argument(&original, "subProcessId")?;
+        let listen: Option<Map<String, Value>> = argument(&original, "listen")?;
+        if argument(&original, "noDebug")? == Some(true) {
             return Err("\"noDebug\" is not supported for \"attach\"".into());
         }
         let has = |key: &str| original.get(key).is_some_and(|value| !value.is_null());
@@ -134,24 +115,20 @@ impl Attach {
                 return Err(format!("\"{one}\" and \"{other}\" are mutually exclusive"));
             }
         }
-        if given.view == Some(ViewKind::Merged) {
+        if view == Some(ViewKind::Merged) {
             return Err(
                 "\"view\": \"merged\" is not there yet: use \"process\" or \"tree\"".into(),
             );
         }
-        if given
-            .stop_policy
-            .as_deref()
-            .is_some_and(|policy| policy != "one")
-        {
+        if stop_policy.as_deref().is_some_and(|policy| policy != "one") {
             return Err("\"stopPolicy\" can only be \"one\" yet".into());
         }
-        let process_id = match &given.process_id {
-            None => None,
+        let process_id = match original.get("processId") {
+            None | Some(Value::Null) => None,
             Some(Value::String(digits)) => Some(digits.trim().parse().ok()),
             Some(value) => Some(value.as_u64().and_then(|pid| u32::try_from(pid).ok())),
         };
-        let target = match (given.session, process_id, given.sub_process_id) {
+        let target = match (session, process_id, sub_process_id) {
             (Some(session), _, _) => Target::Session(session),
             (None, Some(pid), _) => {
                 Target::Process(pid.ok_or("\"processId\" must be parseable as int")?)
@@ -164,16 +141,29 @@ impl Attach {
             arguments.remove(*key);
         }
         Ok(Attach {
-            view: given.view.unwrap_or_default(),
-            sessions: given.sessions.unwrap_or_default(),
-            role: given.role.unwrap_or_default(),
+            view: view.unwrap_or_default(),
+            sessions: sessions.unwrap_or_default(),
+            role: role.unwrap_or_default(),
             target,
-            interrupts: given.on_terminate == Some("KeyboardInterrupt".into()),
-            restart: given.listen.is_some() && given.restart == Some(true.into()),
+            interrupts: original
+                .get("onTerminate")
+                .is_some_and(|how| how == "KeyboardInterrupt"),
+            restart: listen.is_some() && original.get("restart") == Some(&Value::Bool(true)),
             original,
             arguments,
         })
     }
+}
+
+/// One argument, if it is given; an error names it.
+fn argument<T: DeserializeOwned>(
+    all: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<T>, String> {
+    let given = all.get(name).filter(|value| !value.is_null());
+    given
+        .map(|value| T::deserialize(value).map_err(|error| format!("\"{name}\": {error}")))
+        .transpose()
 }
 
 impl Attach {

@@ -39,6 +39,9 @@ pub const IDLE_WAIT: Duration = Duration::from_secs(600);
 /// The most verbs of one client that are being carried out; further ones are refused.
 pub const MAX_VERBS: usize = 32;
 
+/// How deep a request may be nested. pydevd's JSON reader gives up somewhere below, and then never answers.
+pub const MAX_DEPTH: usize = 128;
+
 /// A client's place in a session; dropping it is the goodbye.
 struct Membership {
     session: Arc<session::Handle>,
@@ -192,6 +195,11 @@ impl Client {
 
     /// Passes a request to the process.
     fn forward(&mut self, message: &Message, out: &mut Outbox) {
+        if message.depth() > MAX_DEPTH {
+            let why = format!("the message is nested deeper than {MAX_DEPTH} levels");
+            out.send(&Message::failure(message.seq(), message.name(), &why));
+            return;
+        }
         if message.name() == "configurationDone" {
             if self.configuration_done_seq.is_some() {
                 out.send(&Message::failure(

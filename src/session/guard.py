@@ -195,6 +195,14 @@ def guard_wait():
     waiter.__call__ = call
 
 
+def release_late():
+    """The daemon may be dead already: pydevd runs this some 0.1 s after it has come, and disposes meanwhile."""
+    for frame in frames("process_internal_commands"):
+        debugger = frame.f_locals["self"]
+        if debugger.pydb_disposed:
+            debugger.dispose_and_kill_all_pydevd_threads(wait=False)
+
+
 def linked():
     """Is the daemon there? pydevd itself notices its death a second late, and children are started meanwhile."""
     try:
@@ -438,4 +446,5 @@ if counted_for is not get_global_debugger():
     counted_for = get_global_debugger()
     counters.clear()
 attempt(guard)
+attempt(release_late)
 attempt(tell)

@@ -58,11 +58,11 @@ struct Envelope<'a> {
     #[serde(borrow)]
     seq: Option<&'a RawValue>,
     #[serde(borrow, rename = "type")]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Text<'a>>,
     #[serde(borrow)]
-    command: Option<Cow<'a, str>>,
+    command: Option<Text<'a>>,
     #[serde(borrow)]
-    event: Option<Cow<'a, str>>,
+    event: Option<Text<'a>>,
     #[serde(borrow)]
     request_seq: Option<&'a RawValue>,
     success: Option<bool>,
@@ -71,6 +71,12 @@ struct Envelope<'a> {
     #[serde(borrow)]
     body: Option<&'a RawValue>,
 }
+
+/// A string that stays where it is, unless it was written with escapes.
+///
+/// A type of its own, because serde would copy what stands in an `Option<Cow<str>>` each time.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Message {
     /// Reads the envelope of one message.
@@ -102,7 +108,7 @@ impl Message {
             })
         };
         let seq = number("seq", envelope.seq)?;
-        let kind = match envelope.kind.as_deref() {
+        let kind = match envelope.kind.as_ref().map(|kind| &*kind.0) {
             Some("request") => Kind::Request,
             Some("response") => Kind::Response,
             Some("event") => Kind::Event,
@@ -134,7 +140,7 @@ impl Message {
             ),
             Kind::Request | Kind::Event => (None, true),
         };
-        let name = match name {
+        let name = match name.0 {
             Cow::Borrowed(text) => Name::At(place(&bytes, text)),
             Cow::Owned(text) => Name::Owned(text.into()),
         };
