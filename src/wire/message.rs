@@ -328,6 +328,26 @@ impl Message {
             .map_err(|error| Error::Message(format!("{}: {error}", self.name())))
     }
 
+    /// How deep the objects and arrays of the message are nested.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+        for byte in &self.bytes {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = in_text,
+                b'"' => in_text = !in_text,
+                b'{' | b'[' if !in_text => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        deepest
+    }
+
     /// The size of the JSON text in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
