@@ -40,9 +40,11 @@ impl Breakpoint {
     /// Two breakpoints at one place can only be one in the process.
     #[must_use]
     pub fn place(&self) -> Place {
+        // A name makes a function breakpoint only where there is no line.
+        let name = self.name.clone().filter(|_| self.line.is_none());
         Place {
             line: self.line,
-            name: self.name.clone(),
+            name,
         }
     }
 
@@ -72,8 +74,8 @@ pub struct Source {
 /// Everything that a client has configured in one session.
 #[derive(Debug, Default)]
 pub struct Configuration {
-    /// By the path that the client sent (its `sourceReference` where it has none).
-    sources: BTreeMap<String, Source>,
+    /// By [`Changed::Source`] or [`Changed::Reference`].
+    sources: BTreeMap<Changed, Source>,
     functions: Vec<Breakpoint>,
     exceptions: Option<Exceptions>,
     last_id: i64,
@@ -95,8 +97,10 @@ struct Exceptions {
 /// What a request has changed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Changed {
-    /// The breakpoints of this source.
+    /// The breakpoints of the source with this path, as the client sent it.
     Source(String),
+    /// The breakpoints of the source without a path that has this `sourceReference`.
+    Reference(i64),
     /// The function breakpoints.
     Functions,
     /// The exception filters.
@@ -137,8 +141,10 @@ impl Configuration {
                     mut breakpoints,
                 } = message.decode()?;
                 let key = match (source.get("path"), source.get("sourceReference")) {
-                    (Some(Value::String(path)), _) => path.clone(),
-                    (_, Some(reference)) if reference.is_i64() => reference.to_string(),
+                    (Some(Value::String(path)), _) => Changed::Source(path.clone()),
+                    (_, Some(Value::Number(reference))) if reference.is_i64() => {
+                        Changed::Reference(reference.as_i64().unwrap_or_default())
+                    }
                     _ => return wrong("\"source\" has neither a path nor a sourceReference"),
                 };
                 if breakpoints
@@ -155,7 +161,7 @@ impl Configuration {
                         breakpoints,
                     },
                 );
-                Ok(Changed::Source(key))
+                Ok(key)
             }
             "setFunctionBreakpoints" => {
                 let OfFunctions { mut breakpoints } = message.decode()?;
@@ -188,9 +194,9 @@ impl Configuration {
     #[must_use]
     pub fn breakpoints(&self, changed: &Changed) -> &[Breakpoint] {
         match changed {
-            Changed::Source(key) => self
+            Changed::Source(_) | Changed::Reference(_) => self
                 .sources
-                .get(key)
+                .get(changed)
                 .map_or(&[], |source| &source.breakpoints),
             Changed::Functions => &self.functions,
             Changed::Exceptions => &[],
@@ -200,7 +206,7 @@ impl Configuration {
     /// Everything in it, as changes: what another process has to be told, or what is gone with its owner.
     #[must_use]
     pub fn everything(&self) -> Vec<Changed> {
-        let mut all: Vec<Changed> = self.sources.keys().cloned().map(Changed::Source).collect();
+        let mut all: Vec<Changed> = self.sources.keys().cloned().collect();
         if !self.functions.is_empty() {
             all.push(Changed::Functions);
         }
@@ -226,11 +232,15 @@ pub fn union<'a, Owner: Copy + std::fmt::Display + 'a>(
     let merged = merge(lists, helper);
     let breakpoints: Vec<&Breakpoint> = merged.iter().map(|merged| &merged.breakpoint).collect();
     let request = match changed {
-        Changed::Source(key) => {
-            // The newest client's word for the source; when nobody is left, its path alone clears it.
-            let source = owners.filter_map(|(_, of)| of.sources.get(key)).last();
-            let source =
-                source.map_or_else(|| json!({ "path": key }), |source| source.source.clone());
+        Changed::Source(_) | Changed::Reference(_) => {
+            // The newest client's word for the source; when nobody is left, its name alone clears it.
+            let newest = owners.filter_map(|(_, of)| of.sources.get(changed)).last();
+            let source = match (newest, changed) {
+                (Some(newest), _) => newest.source.clone(),
+                (None, Changed::Reference(reference)) => json!({ "sourceReference": reference }),
+                (None, Changed::Source(path)) => json!({ "path": path }),
+                (None, _) => Value::Null,
+            };
             Message::request(
                 "setBreakpoints",
                 json!({ "source": source, "breakpoints": breakpoints }),
@@ -698,7 +708,7 @@ mod tests {
         let changes = [
             source("/b.py"),
             source("/a.py"),
-            source("7"),
+            Changed::Reference(7),
             Changed::Exceptions,
             Changed::Functions,
         ];
@@ -706,10 +716,12 @@ mod tests {
             assert_eq!(configuration.apply(request).as_ref(), Ok(changed));
         }
         let everything: HashSet<Changed> = configuration.everything().into_iter().collect();
-        assert_eq!(everything, HashSet::from(changes));
-        let lines = |key: &str| configuration.breakpoints(&source(key)).len();
-        assert_eq!((lines("/a.py"), lines("/b.py"), lines("7")), (0, 1, 1));
-        assert_eq!(lines("/c.py"), 0);
+        assert_eq!(everything, HashSet::from(changes.clone()));
+        let count = |changed: &Changed| configuration.breakpoints(changed).len();
+        let counts = [&changes[1], &changes[0], &changes[2]].map(count);
+        assert_eq!(counts, [0, 1, 1]);
+        assert_eq!(count(&source("/c.py")), 0);
+        assert_eq!(count(&source("7")), 0, "a path is no reference");
     }
 
     /// Text that would break out of a string literal that is written carelessly.

@@ -500,6 +500,6 @@ fn unverified(id: i64, message: &str) -> Value {
 fn verdict_body(changed: &Changed, verdicts: Vec<Value>) -> Value {
     match changed {
         Changed::Exceptions => json!({}),
-        Changed::Source(_) | Changed::Functions => json!({ "breakpoints": verdicts }),
+        _ => json!({ "breakpoints": verdicts }),
     }
 }
