@@ -48,6 +48,12 @@ impl Breakpoint {
         }
     }
 
+    /// The line of a source breakpoint.
+    #[must_use]
+    pub fn line(&self) -> Option<i64> {
+        self.line
+    }
+
     /// Whether the two stop or log at the same times.
     fn acts_like(&self, other: &Breakpoint) -> bool {
         (&self.condition, &self.hit_condition, &self.log_message)
@@ -61,6 +67,9 @@ pub struct Place {
     line: Option<i64>,
     name: Option<String>,
 }
+
+/// By the line that was asked for, the line where the process has put a breakpoint.
+pub type Lines = BTreeMap<i64, i64>;
 
 /// The breakpoints of one source, replaced as a whole by every `setBreakpoints`.
 #[derive(Debug, Clone)]
@@ -137,11 +146,16 @@ impl Configuration {
         match message.name() {
             "setBreakpoints" => {
                 let OfSource {
-                    source,
+                    mut source,
                     mut breakpoints,
                 } = message.decode()?;
                 let key = match (source.get("path"), source.get("sourceReference")) {
-                    (Some(Value::String(path)), _) => Changed::Source(path.clone()),
+                    (Some(Value::String(path)), _) => {
+                        // pydevd takes two spellings for two sources, of which only one is heard.
+                        let path = normalized(path);
+                        source["path"] = path.as_str().into();
+                        Changed::Source(path)
+                    }
                     (_, Some(Value::Number(reference))) if reference.is_i64() => {
                         Changed::Reference(reference.as_i64().unwrap_or_default())
                     }
@@ -154,13 +168,15 @@ impl Configuration {
                     return wrong("a breakpoint has no \"line\"");
                 }
                 self.number(&mut breakpoints);
-                self.sources.insert(
-                    key.clone(),
-                    Source {
+                if breakpoints.is_empty() {
+                    self.sources.remove(&key);
+                } else {
+                    let source = Source {
                         source,
                         breakpoints,
-                    },
-                );
+                    };
+                    self.sources.insert(key.clone(), source);
+                }
                 Ok(key)
             }
             "setFunctionBreakpoints" => {
@@ -221,15 +237,16 @@ impl Configuration {
 ///
 /// With `helper` the process has the guard's `hit`, which asks each part by itself; without it, breakpoints
 /// that differ are merged into one that always stops: a stop too many can be continued, one too few is lost.
-pub fn union<'a, Owner: Copy + std::fmt::Display + 'a>(
+pub fn union<'a, Owner: Copy + Eq + std::fmt::Display + 'a>(
     changed: &Changed,
+    lines: &Lines,
     owners: impl Iterator<Item = (Owner, &'a Configuration)> + Clone,
     helper: bool,
 ) -> (Message, Vec<Merged<Owner>>) {
     let lists = owners
         .clone()
         .map(|(owner, of)| (owner, of.breakpoints(changed)));
-    let merged = merge(lists, helper);
+    let merged = merge(lists, lines, helper);
     let breakpoints: Vec<&Breakpoint> = merged.iter().map(|merged| &merged.breakpoint).collect();
     let request = match changed {
         Changed::Source(_) | Changed::Reference(_) => {
@@ -259,33 +276,48 @@ pub fn union<'a, Owner: Copy + std::fmt::Display + 'a>(
 }
 
 /// One breakpoint a place, in the order in which the places are first named.
-fn merge<'a, Owner: Copy + std::fmt::Display>(
+fn merge<'a, Owner: Copy + Eq + std::fmt::Display>(
     lists: impl Iterator<Item = (Owner, &'a [Breakpoint])>,
+    lines: &Lines,
     helper: bool,
 ) -> Vec<Merged<Owner>> {
     let mut places: Vec<Vec<(Owner, &Breakpoint)>> = Vec::new();
     let mut index = HashMap::new();
     for (owner, breakpoints) in lists {
         for breakpoint in breakpoints {
-            let place = *index.entry(breakpoint.place()).or_insert(places.len());
+            let mut place = breakpoint.place();
+            place.line = place.line.map(|line| *lines.get(&line).unwrap_or(&line));
+            let place = *index.entry(place).or_insert(places.len());
             if place == places.len() {
                 places.push(Vec::new());
             }
             places[place].push((owner, breakpoint));
         }
     }
+    let mut owners = places.iter().flatten().map(|(owner, _)| *owner);
+    let first = owners.next();
+    let is_shared = owners.any(|owner| Some(owner) != first);
     places
         .iter()
-        .map(|place| merge_place(place, helper))
+        .map(|place| merge_place(place, lines, is_shared, helper))
         .collect()
 }
 
+/// Merges what stands at one place. In a source that is shared, the helper counts hits: pydevd forgets its own
+/// counts whenever anybody sets the source's breakpoints anew.
 fn merge_place<Owner: Copy + std::fmt::Display>(
     place: &[(Owner, &Breakpoint)],
+    lines: &Lines,
+    is_shared: bool,
     helper: bool,
 ) -> Merged<Owner> {
     let mut breakpoint = place[0].1.clone();
-    if place.iter().any(|(_, other)| !other.acts_like(&breakpoint)) {
+    breakpoint.line = breakpoint
+        .line
+        .map(|line| *lines.get(&line).unwrap_or(&line));
+    let differ = place.iter().any(|(_, other)| !other.acts_like(&breakpoint));
+    let counts = place.iter().any(|(_, other)| other.hit_condition.is_some());
+    if differ || counts && is_shared && helper {
         breakpoint.hit_condition = None;
         breakpoint.log_message = None;
         breakpoint.condition = helper.then(|| {
@@ -353,6 +385,22 @@ fn merge_exceptions<'a>(all: impl Iterator<Item = &'a Exceptions>) -> Value {
     json!(merged)
 }
 
+/// A path without `.`, `..` and empty parts, as far as that can be told from its text.
+fn normalized(path: &str) -> String {
+    if !path.starts_with('/') || path.starts_with("//") {
+        return path.to_owned();
+    }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
 /// Several clients say `null` where they mean an empty list.
 fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
@@ -399,7 +447,7 @@ mod tests {
         clients: &[Configuration],
         helper: bool,
     ) -> (Value, Vec<Merged<u32>>) {
-        let (request, merged) = union(changed, (1..).zip(clients), helper);
+        let (request, merged) = union(changed, &Lines::new(), (1..).zip(clients), helper);
         (request.decode().expect("it has arguments"), merged)
     }
 
@@ -437,21 +485,70 @@ mod tests {
         });
         let plain = json!({ "line": 9 });
         for helper in [true, false] {
-            check(
-                &[json!([odd, plain]), json!([{ "line": 4 }])],
-                helper,
-                &[
-                    ("1:1", odd.clone()),
-                    ("1:2", plain.clone()),
-                    ("2:1", json!({ "line": 4 })),
-                ],
-            );
+            let own = [("1:1", odd.clone()), ("1:2", plain.clone())];
+            check(&[json!([odd, plain])], helper, &own);
+        }
+        let mut counted = odd.clone();
+        counted.as_object_mut().unwrap().remove("hitCondition");
+        check(
+            &[json!([counted, plain]), json!([{ "line": 4 }])],
+            true,
+            &[
+                ("1:1", counted.clone()),
+                ("1:2", plain.clone()),
+                ("2:1", json!({ "line": 4 })),
+            ],
+        );
+    }
+
+    #[test]
+    fn hits_in_a_shared_source_are_counted_by_the_helper() {
+        let counted = json!({ "line": 3, "hitCondition": "10" });
+        let clients = [json!([counted]), json!([{ "line": 4 }])];
+        let condition =
+            r#"__import__('_dbgproxy').hit([["1:1", None, "10", None]], globals(), locals())"#;
+        let other = ("2:1", json!({ "line": 4 }));
+        let asked = json!({ "line": 3, "condition": condition });
+        check(&clients, true, &[("1:1", asked), other.clone()]);
+        check(&clients, false, &[("1:1", counted), other]);
+    }
+
+    #[test]
+    fn what_the_process_moves_to_one_line_is_merged_there() {
+        let clients = [
+            client(&[set(PATH, &json!([{ "line": 4 }]))]),
+            client(&[set(PATH, &json!([{ "line": 3, "condition": "False" }]))]),
+        ];
+        let lines = Lines::from([(4, 3)]);
+        let (_, merged) = union(
+            &Changed::Source(PATH.into()),
+            &lines,
+            (1..).zip(&clients),
+            true,
+        );
+        assert_eq!(merged.len(), 1);
+        assert_eq!(merged[0].breakpoint.line(), Some(3));
+        assert_eq!(merged[0].parts, [(1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn a_path_is_one_in_every_spelling() {
+        for (path, is) in [
+            ("/a/b.py", "/a/b.py"),
+            ("/a/./b//../c.py", "/a/c.py"),
+            ("/../a.py", "/a.py"),
+            ("a/../b.py", "a/../b.py"),
+            ("C:\\a\\..\\b.py", "C:\\a\\..\\b.py"),
+            ("//server/a/../b.py", "//server/a/../b.py"),
+            ("", ""),
+        ] {
+            assert_eq!(normalized(path), is);
         }
     }
 
     #[test]
     fn equal_ones_become_one_and_belong_to_both() {
-        let one = json!({ "line": 3, "condition": "x", "hitCondition": "2", "logMessage": "m" });
+        let one = json!({ "line": 3, "condition": "x", "logMessage": "m" });
         for helper in [true, false] {
             check(
                 &[json!([one]), json!([{ "line": 8 }, one]), json!([one])],
@@ -545,7 +642,8 @@ mod tests {
         );
         assert!(merged.is_empty());
         // The source is described in the words of who came last.
-        let named = json!({ "source": { "path": PATH, "name": "main" }, "breakpoints": null });
+        let named =
+            json!({ "source": { "path": PATH, "name": "main" }, "breakpoints": [{ "line": 1 }] });
         let clients = [
             client(&[set(PATH, &json!([{ "line": 1 }]))]),
             client(&[Message::request("setBreakpoints", named)]),
@@ -716,7 +814,10 @@ mod tests {
             assert_eq!(configuration.apply(request).as_ref(), Ok(changed));
         }
         let everything: HashSet<Changed> = configuration.everything().into_iter().collect();
-        assert_eq!(everything, HashSet::from(changes.clone()));
+        let held = changes
+            .iter()
+            .filter(|changed| **changed != source("/a.py"));
+        assert_eq!(everything, held.cloned().collect());
         let count = |changed: &Changed| configuration.breakpoints(changed).len();
         let counts = [&changes[1], &changes[0], &changes[2]].map(count);
         assert_eq!(counts, [0, 1, 1]);
@@ -890,7 +991,9 @@ sys.stdout.write(json.dumps(out))
                         ["condition", "hitCondition", "logMessage"].map(|field| value.get(field).cloned())
                     };
                     let first = acts(&said[0]);
-                    if said.iter().all(|said| acts(said) == first) {
+                    let counted = helper && said.iter().any(|said| acts(said)[1].is_some());
+                    let shared = arguments["breakpoints"].to_string().contains("hit([") && counted;
+                    if said.iter().all(|said| acts(said) == first) && !shared {
                         prop_assert_eq!(sent, &said[0]);
                     } else {
                         prop_assert_eq!(sent.get("hitCondition"), None);

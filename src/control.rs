@@ -2,6 +2,7 @@
 //!
 //! Each takes and gives JSON. This module knows no connection.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::hub::Hub;
 use crate::selector::Selector;
-use crate::session::{Handle, Info, Mail};
+use crate::session::{Handle, Info, Mail, SessionId};
 
 /// How long stopped processes may take to say where they are stopped, before the list goes without it.
 const LOCATE_WAIT: Duration = Duration::from_millis(500);
@@ -81,10 +82,13 @@ async fn sessions(hub: &Hub, arguments: &Value) -> Result<Value, Error> {
         // A query string has no booleans.
         Some(value) => value == &Value::Bool(true) || value == "true" || value == "1",
     };
-    let live = hub.sessions();
-    locate(&live).await;
+    locate(&hub.sessions()).await;
+    // Some may have ended meanwhile: the history first, so that none is in neither.
     let ended = if all { hub.ended() } else { Vec::new() };
+    let known: HashSet<SessionId> = ended.iter().map(|info| info.id).collect();
+    let live = hub.sessions();
     let live = live.iter().map(|session| session.info().clone());
+    let live = live.filter(|info| info.ended.is_none() && !known.contains(&info.id));
     let sessions: Vec<Info> = ended
         .into_iter()
         .chain(live)

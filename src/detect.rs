@@ -152,9 +152,7 @@ async fn first_message(mut link: Link, message: Message) -> anyhow::Result<Detec
         (Kind::Request, "initialize") => return Ok(Detected::Client(link, message)),
         (Kind::Request, "dbgproxy/hello") => "agents are not served yet",
         (Kind::Request, _) => "the first request must be \"initialize\"",
-        (Kind::Response | Kind::Event, _) => {
-            bail!("the first message is no request but {:?}", message.name())
-        }
+        (Kind::Response | Kind::Event, _) => "the first message must be the request \"initialize\"",
     };
     link.out
         .send(&Message::failure(message.seq(), message.name(), why));

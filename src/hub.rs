@@ -63,13 +63,12 @@ impl Hub {
         }
     }
 
-    /// A number that grows with every session and client.
+    /// A number that grows with everything that comes.
     pub(crate) fn next_order(&self) -> u64 {
         self.last_order.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Makes a session known, and tells it to the clients that have it in view; gives those whose coming the
-    /// process should wait for.
+    /// Makes a session known, and tells it to the clients that have it in view, which it gives.
     ///
     /// A client that comes at the same moment finds the session by itself: both look after both are known.
     pub(crate) fn open(&self, session: &Arc<session::Handle>) -> Vec<Arc<client::Handle>> {
@@ -87,9 +86,6 @@ impl Hub {
             client.tell_of(session.clone());
         }
         in_view
-            .into_iter()
-            .filter(|client| client.adopts())
-            .collect()
     }
 
     /// The session whose clients are told of a new one: its nearest ancestor that somebody means to debug.
@@ -111,11 +107,6 @@ impl Hub {
         // History first: at no moment is the session unknown.
         let mut history = self.history();
         history.push_back(info);
-        let now = Timestamp::now();
-        let is_old = |info: &Info| {
-            let age = info.ended.map(|ended| now.duration_since(ended));
-            age.is_some_and(|age| age.unsigned_abs() > HISTORY_AGE)
-        };
         while history.len() > HISTORY || history.front().is_some_and(is_old) {
             history.pop_front();
         }
@@ -162,13 +153,22 @@ impl Hub {
     /// What is remembered of ended sessions, the oldest first.
     #[must_use]
     pub fn ended(&self) -> Vec<Info> {
-        self.history().iter().cloned().collect()
+        let history = self.history();
+        history
+            .iter()
+            .filter(|info| !is_old(info))
+            .cloned()
+            .collect()
     }
 
     /// What is remembered of one ended session.
     #[must_use]
     pub fn ended_session(&self, id: SessionId) -> Option<Info> {
-        self.history().iter().find(|info| info.id == id).cloned()
+        let history = self.history();
+        history
+            .iter()
+            .find(|info| info.id == id && !is_old(info))
+            .cloned()
     }
 
     /// The newest live session of a pid.
@@ -226,4 +226,12 @@ impl Hub {
             .iter()
             .find_map(|address| address.parse().ok())
     }
+}
+
+/// Whether an ended session is to be forgotten.
+fn is_old(info: &Info) -> bool {
+    let age = info
+        .ended
+        .map(|ended| Timestamp::now().duration_since(ended));
+    age.is_some_and(|age| age.unsigned_abs() > HISTORY_AGE)
 }

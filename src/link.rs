@@ -71,11 +71,12 @@ impl Stream {
         }
     }
 
-    /// Makes the kernel acknowledge at once what is read next.
+    /// Makes the kernel acknowledge at once what has been read.
     ///
     /// pydevd writes the header and the body of a message apart and leaves Nagle's algorithm on, so that
     /// its body waits for the acknowledgement of its header: 40 ms for each message with a delayed one.
-    /// The kernel forgets the setting with every read, hence it is set before every read.
+    /// The kernel forgets the setting as soon as something is written, hence it is set after every read; an
+    /// acknowledgement that it had put off is then sent.
     fn acknowledge_quickly(&self) {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Stream::Tcp(stream) = self {
@@ -161,16 +162,13 @@ impl Input {
     /// What the system says of the socket.
     pub async fn read(&mut self, stream: &Stream) -> io::Result<usize> {
         loop {
-            if self.quick {
-                stream.acknowledge_quickly();
-            }
             // Nothing is allocated before there is something to read: most connections are idle.
             stream.readable().await?;
-            if self.quick {
-                stream.acknowledge_quickly();
-            }
             match stream.try_read(self.decoder.space(self.chunk)) {
                 Ok(count) => {
+                    if self.quick {
+                        stream.acknowledge_quickly();
+                    }
                     self.chunk = if count >= self.chunk {
                         (self.chunk * 2).min(MAX_READ_CHUNK)
                     } else {

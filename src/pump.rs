@@ -75,7 +75,11 @@ pub async fn pump<P: Peer>(
     inbox: &mut mpsc::Receiver<P::Mail>,
     stop: &CancellationToken,
 ) -> End {
-    let mut mails = Vec::new();
+    // What came together with the first messages is here already, and no read will tell of it.
+    if let Err(error) = hand_over(peer, link) {
+        last_flush(link).await;
+        return End::Broken(error);
+    }
     loop {
         let flushed = match try_flush(&link.stream, &mut link.out) {
             Ok(flushed) => flushed,
@@ -99,25 +103,24 @@ pub async fn pump<P: Peer>(
             }
             result = link.input.read(&link.stream), if room && hold.is_none() => match result {
                 Ok(0) => return End::Closed,
-                Ok(_) => loop {
-                    match link.input.message() {
-                        Ok(Some(message)) => {
-                            tracing::trace!(kind = ?message.kind(), name = message.name(), bytes = message.size(), "received");
-                            peer.message(message, &mut link.out);
-                        }
-                        Ok(None) => break,
-                        Err(error @ Error::Message(_)) => peer.malformed(&error, &mut link.out),
-                        Err(error @ Error::Frame(_)) => {
-                            last_flush(link).await;
-                            return End::Broken(error);
-                        }
+                Ok(_) => {
+                    if let Err(error) = hand_over(peer, link) {
+                        last_flush(link).await;
+                        return End::Broken(error);
                     }
-                },
+                }
                 Err(error) => return End::Failed(error),
             },
-            _ = inbox.recv_many(&mut mails, BATCH), if room => {
-                for mail in mails.drain(..) {
+            mail = inbox.recv(), if room => {
+                let mut next = mail;
+                let mut count = 0;
+                while let Some(mail) = next {
                     peer.mail(mail, &mut link.out);
+                    count += 1;
+                    if count == BATCH || link.out.len() >= HIGH_WATER {
+                        break;
+                    }
+                    next = inbox.try_recv().ok();
                 }
             }
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
@@ -126,6 +129,21 @@ pub async fn pump<P: Peer>(
                 }
             }
             () = stop.cancelled() => return End::Stopped,
+        }
+    }
+}
+
+/// Hands over every message that has been read whole; an error is one of the stream.
+fn hand_over<P: Peer>(peer: &mut P, link: &mut Link) -> Result<(), Error> {
+    loop {
+        match link.input.message() {
+            Ok(Some(message)) => {
+                tracing::trace!(kind = ?message.kind(), name = message.name(), bytes = message.size(), "received");
+                peer.message(message, &mut link.out);
+            }
+            Ok(None) => return Ok(()),
+            Err(error @ Error::Message(_)) => peer.malformed(&error, &mut link.out),
+            Err(error @ Error::Frame(_)) => return Err(error),
         }
     }
 }

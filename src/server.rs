@@ -5,13 +5,15 @@
 //! for verbs and injections, which have a time limit.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::net::sockopt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -23,11 +25,16 @@ use crate::detect::{Detected, detect};
 use crate::hub::Hub;
 use crate::link::Stream;
 use crate::owner::{current_uid, owner};
+use crate::pump::last_flush;
 use crate::session::{self, Caller, Mail};
+use crate::wire::Message;
 use crate::{client, http};
 
 /// The most connections at a time; further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 32 * 1024;
+
+/// How many open files are kept for what is no connection: listeners, logs, the questions to the kernel.
+const SPARE_FILES: usize = 64;
 
 /// How many connections the kernel keeps for us until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -98,9 +105,13 @@ impl Listener {
                 Ok(Listener::Tcp(socket.listen(BACKLOG)?))
             }
             Address::Unix(path) => {
-                // A file that nobody listens on was left behind by a daemon that died.
+                // A socket that nobody listens on was left behind by a daemon that died.
+                let is_socket =
+                    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
                 let refused = std::os::unix::net::UnixStream::connect(path).err();
-                if refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                if is_socket
+                    && refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+                {
                     std::fs::remove_file(path)?;
                 }
                 let listener = UnixListener::bind(path)?;
@@ -129,7 +140,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let hub = Arc::new(Hub::new(config, listeners.addresses(), stop));
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(connections()));
     for listener in listeners.0 {
         hub.tasks.spawn(accept(hub.clone(), listener, room.clone()));
     }
@@ -142,6 +153,24 @@ pub async fn run(
         );
     }
     Ok(())
+}
+
+/// How many connections there is room for: one that cannot be served must not be accepted, because a debug server
+/// whose connection is closed without a greeting hangs.
+fn connections() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let files = files.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    files.saturating_sub(SPARE_FILES).clamp(1, MAX_CONNECTIONS)
 }
 
 async fn accept(hub: Arc<Hub>, listener: Listener, room: Arc<Semaphore>) {
@@ -224,7 +253,11 @@ async fn connection(hub: Arc<Hub>, stream: Stream) {
 async fn debug_server(hub: Arc<Hub>, mut link: crate::link::Link, mut caller: Caller) {
     let met = tokio::select! {
         met = session::meet(&mut link, &mut caller) => met,
-        () = hub.stop.cancelled() => return,
+        () = hub.stop.cancelled() => {
+            // The program waits for its greeting, and will get no other.
+            link.out.send(&Message::request("configurationDone", json!({})));
+            return last_flush(&mut link).await;
+        }
     };
     if let Err(error) = met {
         tracing::debug!(pid = caller.pid, %error, "a process went away while it was greeted");

@@ -167,6 +167,12 @@ fn argument<T: DeserializeOwned>(
 }
 
 impl Attach {
+    /// Whether the client names one session, as one that was told of it does.
+    #[must_use]
+    pub fn names_one(&self) -> bool {
+        matches!(self.target, Target::Session(_) | Target::SubProcess(_))
+    }
+
     /// Whether a client of one process hears of its children.
     pub(super) fn announces(&self) -> Announces {
         // A session of a tree keeps the tree's word in its arguments: the root hears of the children.
@@ -191,7 +197,7 @@ impl Client {
         };
         self.attach = Some(attach.clone());
         self.attach_seq = Some(message.seq());
-        let can_have_children = self.capabilities.supports_start_debugging_request == Some(true);
+        let can_have_children = self.capabilities.supports_start_debugging_request;
         let wants_tree =
             attach.view == ViewKind::Tree || attach.view == ViewKind::Auto && can_have_children;
         match attach.target {

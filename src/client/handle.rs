@@ -57,7 +57,10 @@ pub struct Handle {
 struct Adoption {
     /// Assumed until it fails to.
     adopts: bool,
-    /// When it last did. An IDE attaches to many processes one after the other: while it does, the others wait.
+    /// Since when it is configured, and can be told of anything.
+    live: Option<Instant>,
+    /// When it last attached to something that it was told of, or said that it will. An IDE attaches to many
+    /// processes one after the other: while it does, the others wait.
     last: Option<Instant>,
 }
 
@@ -71,8 +74,6 @@ pub enum Mail {
     Answer(Message),
     /// A process could not be brought here, for the `attach` of that number.
     NotInjected(i64, String),
-    /// A line for its console.
-    Notice(String),
 }
 
 /// What a session tells a client that watches it.
@@ -94,9 +95,7 @@ impl Weight for Mail {
         match self {
             Mail::Session(FromSession::Event(message) | FromSession::Response(_, message))
             | Mail::Answer(message) => message.size(),
-            Mail::Session(FromSession::Notice(text))
-            | Mail::Notice(text)
-            | Mail::NotInjected(_, text) => text.len(),
+            Mail::Session(FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
             Mail::Session(FromSession::Joined | FromSession::Ended(_)) | Mail::Opened(_) => 0,
         }
     }
@@ -112,6 +111,7 @@ impl Handle {
             view: Mutex::new(View::Nothing),
             adoption: Mutex::new(Adoption {
                 adopts: true,
+                live: None,
                 last: None,
             }),
         }
@@ -157,18 +157,28 @@ impl Handle {
         self.adoption().adopts
     }
 
-    /// When it last attached to something that it was told of, or said that it will.
+    /// When it last was heard to do something about what it was told of; none if it is not told yet.
     #[must_use]
     pub fn last_adoption(&self) -> Option<Instant> {
-        self.adoption().last
+        let adoption = self.adoption();
+        adoption.last.max(adoption.live)
+    }
+
+    /// It is configured: from now on it is told of what comes.
+    pub fn is_live(&self) {
+        self.adoption().live = Some(Instant::now());
+    }
+
+    /// It says that it will attach to what it was told of.
+    pub fn will_adopt(&self) {
+        self.adoption().last = Some(Instant::now());
     }
 
     /// It attaches to what it is told of.
     pub fn has_adopted(&self) {
-        *self.adoption() = Adoption {
-            adopts: true,
-            last: Some(Instant::now()),
-        };
+        let mut adoption = self.adoption();
+        adoption.adopts = true;
+        adoption.last = Some(Instant::now());
     }
 
     /// It has let its time pass: nothing is kept waiting for it again, until it attaches to something after all.

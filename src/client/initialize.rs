@@ -1,19 +1,29 @@
 //! `initialize`: what the client says of itself, and what it is told of us.
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Client;
 use crate::wire::{Message, Outbox};
 
 /// What the client says of itself in `initialize`.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Capabilities {
-    #[serde(default, rename = "clientID", alias = "clientId")]
-    pub(super) client_id: Option<String>,
-    #[serde(default)]
-    pub(super) supports_start_debugging_request: Option<bool>,
+    pub(super) client_id: String,
+    pub(super) supports_start_debugging_request: bool,
+}
+
+impl Capabilities {
+    /// Reads them one by one: what a client gets wrong is that, and nothing else.
+    pub(super) fn read(initialize: &Message) -> Capabilities {
+        let arguments: Value = initialize.decode().unwrap_or_default();
+        // An older nvim-dap spells it so.
+        let name = arguments
+            .get("clientID")
+            .or_else(|| arguments.get("clientId"));
+        Capabilities {
+            client_id: name.and_then(Value::as_str).unwrap_or_default().to_owned(),
+            supports_start_debugging_request: arguments["supportsStartDebuggingRequest"] == true,
+        }
+    }
 }
 
 impl Client {

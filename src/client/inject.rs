@@ -2,7 +2,8 @@
 //!
 //! The injector needs an interpreter that has debugpy, and on Linux gdb or lldb, and the right to trace the process.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 use super::{Client, Mail};
+use crate::owner::current_uid;
 
 /// How long the injector may take.
 pub const INJECTION_WAIT: Duration = Duration::from_secs(60);
@@ -106,20 +108,27 @@ async fn inject(pid: u32, address: String) -> anyhow::Result<()> {
 /// The interpreters that may have debugpy, the process's own first.
 fn interpreters(pid: u32) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    // A virtual environment is known by the path it was started with, not by the binary behind it.
-    if let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) {
-        let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
-        let first = PathBuf::from(String::from_utf8_lossy(first).into_owned());
-        if first.is_absolute() {
-            found.push(first);
+    // What another user's process calls itself must not be run by us.
+    let process = format!("/proc/{pid}");
+    let is_ours = std::fs::metadata(&process).is_ok_and(|process| process.uid() == current_uid());
+    if is_ours {
+        // A virtual environment is known by the path it was started with, not by the binary behind it.
+        if let Ok(line) = std::fs::read(format!("{process}/cmdline")) {
+            let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+            found.push(PathBuf::from(String::from_utf8_lossy(first).into_owned()));
         }
-    }
-    if let Ok(binary) = std::fs::read_link(format!("/proc/{pid}/exe")) {
-        found.push(binary);
+        found.extend(std::fs::read_link(format!("{process}/exe")));
+        found.retain(|path| path.is_absolute() && is_python(path));
     }
     found.push("python3".into());
     found.dedup();
     found
+}
+
+/// Whether a program is a Python by its name: another one would be run with Python's arguments.
+fn is_python(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("python") || name.starts_with("pypy")
 }
 
 async fn has_debugpy(python: &PathBuf) -> bool {

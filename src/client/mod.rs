@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::OwnedPermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::control;
 use crate::hub::Hub;
@@ -35,6 +35,9 @@ use initialize::Capabilities;
 /// How long a client may stay without an `attach` after its `initialize`, or without a `disconnect` after the
 /// end of its session. Then its connection is closed.
 pub const IDLE_WAIT: Duration = Duration::from_secs(600);
+
+/// How long a session may take to answer what it owes when the daemon stops.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The most verbs of one client that are being carried out; further ones are refused.
 pub const MAX_VERBS: usize = 32;
@@ -104,9 +107,9 @@ struct Client {
 pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
     let (mailbox, mut inbox, scale) = mailbox(&hub.stop);
     let stop = scale.overrun.clone();
-    let capabilities: Capabilities = initialize.decode().unwrap_or_default();
+    let capabilities = Capabilities::read(&initialize);
     let id = ClientId(hub.next_order());
-    let name = capabilities.client_id.clone().unwrap_or_default();
+    let name = capabilities.client_id.clone();
     let handle = Arc::new(Handle::new(id, name, mailbox));
     let address = link.stream.local_address().or_else(|| hub.tcp_address());
     let mut client = Client {
@@ -134,7 +137,14 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
     hub.unregister(handle.id);
     match &end {
         End::Stopped if hub.stop.is_cancelled() => {
-            client.terminated(&mut link.out);
+            // Its session stops as well, and answers first what it owes.
+            while client.membership.is_some() {
+                match timeout(LAST_ANSWERS, inbox.recv()).await {
+                    Ok(Some(mail)) => client.mail(mail, &mut link.out),
+                    _ => break,
+                }
+            }
+            client.ended(&mut link.out);
             last_flush(&mut link).await;
         }
         End::Stopped => {
@@ -165,7 +175,7 @@ impl Client {
             ("attach", _) => fail(out, "Session is already started"),
             ("launch", _) => fail(
                 out,
-                "\"attach\" expected: dbgproxy starts no programs; `dbgproxy --help` says how they come to it",
+                "\"attach\" expected: start the program with `python -m debugpy --connect HOST:PORT`, and attach to it",
             ),
             (name, Stage::Initialized) => fail(
                 out,
@@ -251,9 +261,14 @@ impl Client {
         });
         let mail = session::Mail::Join(self.handle.clone(), attach);
         if session.inbox.try_send(mail).is_err() {
-            // Full now, or closed: it is not a member, and there is no goodbye to say.
+            // It is not a member, and there is no goodbye to say.
+            let is_closed = session.inbox.is_closed();
             self.membership = None;
-            self.ended(out);
+            if is_closed {
+                self.ended(out);
+            } else {
+                self.attach_failed("the process has more to do than it can", out);
+            }
         }
     }
 
@@ -298,6 +313,7 @@ impl Client {
     /// The client is configured: only now its `attach` is answered.
     fn live(&mut self, out: &mut Outbox) {
         self.set_stage(Stage::Live);
+        self.handle.is_live();
         self.answer_attach(out);
         self.announce_known(out);
     }
@@ -403,7 +419,8 @@ impl Client {
 
     /// Carries out one of the daemon's own operations.
     fn verb(&mut self, message: &Message, out: &mut Outbox) {
-        let name = message.name().trim_start_matches("dbgproxy/").to_owned();
+        let name = message.name().strip_prefix("dbgproxy/");
+        let name = name.unwrap_or_default().to_owned();
         let arguments: Value = match message.decode() {
             Ok(arguments) => arguments,
             Err(error) => {
@@ -477,7 +494,6 @@ impl Peer for Client {
                     self.attach_failed(&why, out);
                 }
             }
-            Mail::Notice(text) => notice(&text, out),
         }
     }
 

@@ -103,7 +103,7 @@ impl Client {
         } else {
             body.insert("name".into(), format!("Subprocess {}", info.pid).into());
         }
-        if self.capabilities.supports_start_debugging_request == Some(true) {
+        if self.capabilities.supports_start_debugging_request {
             let arguments = json!({ "request": "attach", "configuration": body });
             let seq = out.send(&Message::request("startDebugging", arguments));
             self.unanswered.insert(seq, session.id);
@@ -111,6 +111,10 @@ impl Client {
             body.insert("request".into(), "attach".into());
             out.send(&Message::event("debugpyAttach", body));
         }
+        // If there is no room for it, the process does not wait.
+        let _ = session
+            .inbox
+            .try_send(session::Mail::Expect(self.handle.clone()));
     }
 
     /// The client says whether it will attach to what it was told of; nothing waits for its word.
@@ -120,10 +124,10 @@ impl Client {
             return;
         };
         if message.success() {
-            self.handle.has_adopted();
+            self.handle.will_adopt();
             return;
         }
-        tracing::info!(client = %self.handle.id, %session, answer = ?message, "the client will not attach");
+        tracing::info!(client = %self.handle.id, %session, "the client will not attach");
         if let Some(session) = self.hub.session(session) {
             // If there is no room for it, the process waits a little longer.
             let _ = session

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
@@ -24,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::control::{self, Code, Error};
 use crate::hub::Hub;
+use crate::pump::LAST_FLUSH;
 
 /// How long a peer may take to send the head of its request.
 const HEAD_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -46,7 +48,10 @@ pub(crate) async fn serve(
                 tracing::debug!(%error, "an HTTP connection failed");
             }
         }
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_FLUSH, connection).await;
+        }
     }
 }
 
@@ -54,6 +59,7 @@ fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/api/v1/{verb}", get(get_verb).post(post_verb))
+        .method_not_allowed_fallback(|| async { bad_request("this is asked with another method") })
         .fallback(|| async { failure(&Error::new(Code::NotFound, "there is nothing here")) })
         .layer(from_fn(guard))
         .with_state(hub)
@@ -62,19 +68,28 @@ fn router(hub: Arc<Hub>) -> Router {
 /// `GET /api/v1/VERB?key=value`: a verb that changes nothing.
 async fn get_verb(
     State(hub): State<Arc<Hub>>,
-    Path(verb): Path<String>,
-    Query(arguments): Query<BTreeMap<String, String>>,
+    verb: Result<Path<String>, PathRejection>,
+    arguments: Result<Query<BTreeMap<String, String>>, QueryRejection>,
 ) -> Response {
-    call(&hub, &verb, &json!(arguments)).await
+    match (verb, arguments) {
+        (Ok(Path(verb)), Ok(Query(arguments))) => call(&hub, &verb, &json!(arguments)).await,
+        (Err(error), _) => bad_request(&error.body_text()),
+        (_, Err(error)) => bad_request(&error.body_text()),
+    }
 }
 
 /// `POST /api/v1/VERB` with the arguments as a JSON object.
 async fn post_verb(
     State(hub): State<Arc<Hub>>,
-    Path(verb): Path<String>,
+    verb: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
+    let (verb, body) = match (verb, body) {
+        (Ok(Path(verb)), Ok(body)) => (verb, body),
+        (Err(error), _) => return bad_request(&error.body_text()),
+        (_, Err(error)) => return bad_request(&error.body_text()),
+    };
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
@@ -102,6 +117,10 @@ async fn post_verb(
         }
     };
     call(&hub, &verb, &arguments).await
+}
+
+fn bad_request(why: &str) -> Response {
+    failure(&Error::new(Code::BadRequest, why))
 }
 
 async fn call(hub: &Hub, verb: &str, arguments: &Value) -> Response {

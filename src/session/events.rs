@@ -6,17 +6,18 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::state::Stop;
+use super::state::{MAX_THREADS, Stop};
 use super::{Session, Stage, StoppedBody};
 use crate::client::{self, FromSession};
+use crate::config::OnLastDetach;
 use crate::wire::{Kind, Message, Outbox};
 
 impl Session {
     /// A message came from the process.
     pub(super) fn on_message(&mut self, message: Message, out: &mut Outbox) {
         match message.kind() {
-            Kind::Response => self.on_response(message),
-            Kind::Event => self.on_event(&message),
+            Kind::Response => self.on_response(message, out),
+            Kind::Event => self.on_event(&message, out),
             Kind::Request => {
                 tracing::warn!(session = %self.handle.id, command = message.name(), "a request from the debuggee is refused");
                 let why = "requests from the debuggee are not allowed";
@@ -25,7 +26,7 @@ impl Session {
         }
     }
 
-    fn on_event(&mut self, event: &Message) {
+    fn on_event(&mut self, event: &Message, out: &mut Outbox) {
         match event.name() {
             "output" => {
                 self.output.push(event);
@@ -42,7 +43,7 @@ impl Session {
                     self.publish();
                 }
             }
-            "stopped" => self.on_stopped(event),
+            "stopped" => self.on_stopped(event, out),
             "continued" => self.on_continued(event),
             "process" => {
                 // A further `attach` repeats it.
@@ -53,16 +54,23 @@ impl Session {
             }
             "breakpoint" => self.on_breakpoint(event),
             "exited" => self.on_exited(event),
-            "terminated" => self.goodbye = true,
+            "terminated" => {
+                // It ends by itself: an exec that it spoke of has failed.
+                self.replaced = false;
+                self.goodbye = true;
+            }
             "dbgproxyHit" => {
                 #[derive(Deserialize)]
+                #[serde(rename_all = "camelCase")]
                 struct Body {
                     keys: Vec<String>,
+                    thread_id: i64,
                 }
-                self.held_parts = event
-                    .decode::<Body>()
-                    .map(|body| body.keys)
-                    .unwrap_or_default();
+                if let Ok(Body { keys, thread_id }) = event.decode()
+                    && self.held_parts.len() < MAX_THREADS
+                {
+                    self.held_parts.insert(thread_id, keys);
+                }
             }
             "pydevdInputRequested" => self.broadcast(event),
             // Each client gets its own, when its configuration may begin.
@@ -73,7 +81,7 @@ impl Session {
         }
     }
 
-    fn on_stopped(&mut self, event: &Message) {
+    fn on_stopped(&mut self, event: &Message, out: &mut Outbox) {
         let body: StoppedBody = match event.decode() {
             Ok(body) => body,
             Err(error) => {
@@ -90,22 +98,31 @@ impl Session {
             .filter(|(_, placed)| hit_ids.contains(&placed.id))
             .map(|(changed, placed)| (changed.clone(), placed.place.clone()))
             .collect();
+        let held = self.held_parts.remove(&body.thread_id).unwrap_or_default();
         let stop = Stop {
             event: event.clone(),
             body,
             hit,
-            held: std::mem::take(&mut self.held_parts),
+            held,
         };
         self.threads.on_stopped(&stop);
+        self.stops += 1;
         self.resumed_by = None;
         self.publish();
         for watcher in self.live() {
             self.tell_stop(&watcher.client, &stop);
         }
+        // What was asked for by a client that has left meanwhile must not keep the program.
+        let nobody = self.watchers.is_empty();
+        if nobody && self.hub.config.on_last_detach == OnLastDetach::Resume {
+            self.resume_all(out);
+        }
     }
 
     fn on_continued(&mut self, event: &Message) {
         self.threads.on_continued(event);
+        self.held_parts.clear();
+        self.replaced = false;
         self.publish();
         for watcher in self.live() {
             // Visual Studio takes the event badly after its own request (debugpy's adapter never sends it).

@@ -13,6 +13,7 @@ mod state;
 mod watchers;
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -172,6 +173,8 @@ impl Handle {
 pub enum Mail {
     /// A client wants to watch; it is answered with [`client::FromSession::Joined`].
     Join(Arc<client::Handle>, Arc<client::Attach>),
+    /// A client was told of the process, and may be coming.
+    Expect(Arc<client::Handle>),
     /// A client that was told of the process will not attach to it.
     Decline(client::ClientId),
     /// A client has gone, by whatever way.
@@ -202,8 +205,8 @@ struct Session {
     pending: HashMap<i64, Pending>,
     /// By what was set, which of pydevd's breakpoints are whose.
     placed: HashMap<Changed, Vec<Placed>>,
-    /// The parts of merged breakpoints that held when the process stopped, as the guard's helper said.
-    held_parts: Vec<String>,
+    /// By thread that is about to stop, the parts of merged breakpoints that held, as the guard's helper says.
+    held_parts: HashMap<i64, Vec<String>>,
     /// The pydevd options in force, and whose they are.
     options: options::Options,
     /// pydevd's `process` event.
@@ -213,6 +216,10 @@ struct Session {
     told_connected: bool,
     /// The process said that it will be replaced.
     replaced: bool,
+    /// A client wants the process to end, and it has not yet.
+    terminating: bool,
+    /// How many stops there were, to tell one from another.
+    stops: u64,
     /// The client that last made the process run.
     resumed_by: Option<client::ClientId>,
     /// When those for whom user code waits were last looked after.
@@ -268,7 +275,10 @@ pub(crate) async fn run(hub: Arc<Hub>, link: Link, caller: Caller) {
         tracing::debug!(?end, "the debug server's connection ended");
         drop(link);
         let next = match session.next.take() {
-            Some(next) => Some(next),
+            Some(next) => {
+                session.lose_link(Stage::Replaced);
+                Some(next)
+            }
             None if session.replaced && !hub.stop.is_cancelled() => {
                 session.replacement(&mut inbox).await
             }
@@ -281,8 +291,19 @@ pub(crate) async fn run(hub: Arc<Hub>, link: Link, caller: Caller) {
     session.end();
     inbox.close();
     while let Ok(mail) = inbox.try_recv() {
-        session.mail(mail, &mut Outbox::default());
+        match mail {
+            // The process has come back just too late for this session: it gets another.
+            Mail::Reconnected(link, caller) => {
+                hub.tasks.spawn(begin(hub.clone(), *link, *caller));
+            }
+            mail => session.mail(mail, &mut Outbox::default()),
+        }
     }
+}
+
+/// [`run`], for itself to start.
+fn begin(hub: Arc<Hub>, link: Link, caller: Caller) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(run(hub, link, caller))
 }
 
 impl Session {
@@ -305,12 +326,14 @@ impl Session {
             threads: Threads::default(),
             pending: HashMap::new(),
             placed: HashMap::new(),
-            held_parts: Vec::new(),
+            held_parts: HashMap::new(),
             options: options::Options::default(),
             process: None,
             output: OutputHistory::default(),
             told_connected: false,
             replaced: false,
+            terminating: false,
+            stops: 0,
             resumed_by: None,
             checked: Instant::now(),
             was_in_view: false,
@@ -326,9 +349,11 @@ impl Session {
             let info = self.handle.info();
             tracing::info!(session = %info.id, pid = info.pid, name = info.name, helper = info.helper, "process connected");
         }
-        let expected = self.hub.open(&self.handle);
+        let in_view = self.hub.open(&self.handle);
         if !self.caller.report.is_helper() {
-            self.reservations = expected.into_iter().map(Reservation::new).collect();
+            for client in in_view {
+                self.reserve(client);
+            }
         }
         self.greet(out);
     }
@@ -357,6 +382,9 @@ impl Session {
             since: Instant::now(),
         };
         self.greet(out);
+        if self.terminating {
+            self.terminate(out);
+        }
     }
 
     /// Waits for the process to come back, and goes on answering meanwhile.
@@ -392,6 +420,8 @@ impl Session {
         self.stage = stage;
         self.placed.clear();
         self.locating.clear();
+        self.held_parts.clear();
+        self.resumed_by = None;
         for thread in self.threads.take() {
             let body = serde_json::json!({ "reason": "exited", "threadId": thread });
             self.broadcast(&Message::event("thread", body));
@@ -427,8 +457,7 @@ impl Session {
         info.state = match self.stage {
             Stage::Ended => State::Ended,
             Stage::Replaced => State::Starting,
-            Stage::Waiting { .. } if self.options.is_attached() => State::Held,
-            Stage::Waiting { .. } => State::Starting,
+            Stage::Waiting { .. } => State::Held,
             Stage::Released if self.threads.any_stopped() => State::Stopped,
             Stage::Released => State::Running,
         };
@@ -467,6 +496,7 @@ impl Peer for Session {
     fn mail(&mut self, mail: Mail, out: &mut Outbox) {
         match mail {
             Mail::Join(client, attach) => self.join(client, attach, out),
+            Mail::Expect(client) => self.expect(client, out),
             Mail::Decline(client) => self.decline(client, out),
             Mail::Leave(client) => self.leave(client, out),
             Mail::Request(client, message) => self.on_request(&client, &message, out),

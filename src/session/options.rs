@@ -1,40 +1,49 @@
 //! What pydevd keeps once per process: the options of `attach`, which belong to one client at a time.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
 
 use super::requests::Pending;
 use super::{Session, Stage};
 use crate::client::{ClientId, FromSession, Role};
 use crate::wire::{Message, Outbox};
 
-/// The arguments of `attach` that pydevd reads (`pydevd_process_net_command_json.py` of debugpy 1.8.22).
-const KEYS: [&str; 25] = [
-    "autoReload",
-    "breakOnSystemExit",
-    "breakOnSystemExitZero",
-    "clientOS",
-    "debugOptions",
-    "debugStdLib",
-    "django",
-    "flask",
-    "guiEventLoop",
-    "isOutputRedirected",
-    "jinja",
-    "justMyCode",
-    "maxExceptionStackFrames",
-    "onTerminate",
-    "options",
-    "pathMappings",
-    "redirectOutput",
-    "resolveSymlinks",
-    "rules",
-    "showReturnValue",
-    "steppingResumesAllThreads",
-    "stopAllThreadsOnSuspend",
-    "stopOnEntry",
-    "terminateChildProcesses",
-    "variablePresentation",
-];
+/// The arguments of `attach` that pydevd reads (`pydevd_process_net_command_json.py` of debugpy 1.8.22), with the
+/// values that they have at first. pydevd keeps a former value of a key that is absent from a later `attach`.
+fn defaults() -> Map<String, Value> {
+    let defaults = json!({
+        "autoReload": { "enable": false },
+        "breakOnSystemExit": [],
+        "breakOnSystemExitZero": false,
+        "clientOS": null,
+        "debugOptions": null,
+        "debugStdLib": null,
+        "django": false,
+        "flask": false,
+        "guiEventLoop": "matplotlib",
+        "isOutputRedirected": null,
+        "jinja": false,
+        "justMyCode": true,
+        "maxExceptionStackFrames": 0,
+        "onTerminate": "kill",
+        "options": null,
+        "pathMappings": [],
+        "redirectOutput": false,
+        "resolveSymlinks": null,
+        "rules": [],
+        "showReturnValue": false,
+        "steppingResumesAllThreads": true,
+        "stopAllThreadsOnSuspend": true,
+        "stopOnEntry": false,
+        "terminateChildProcesses": true,
+        "variablePresentation": null,
+    });
+    match defaults {
+        Value::Object(defaults) => defaults,
+        _ => Map::new(),
+    }
+}
 
 /// The options in force.
 #[derive(Default)]
@@ -43,6 +52,8 @@ pub(super) struct Options {
     owner: Option<ClientId>,
     /// Whether pydevd has been sent an `attach` on this connection.
     attached: bool,
+    /// The keys that any of them had, and that pydevd has kept.
+    kept: BTreeSet<String>,
 }
 
 impl Options {
@@ -67,17 +78,12 @@ impl Session {
         }
         if let Some(owner) = self.options.owner.and_then(|owner| self.watcher(owner)) {
             let (ours, theirs) = (&watcher.attach.arguments, &owner.attach.arguments);
-            let different: Vec<String> = KEYS
+            let different: Vec<String> = defaults()
                 .iter()
-                .filter(|key| ours.get(**key) != theirs.get(**key))
-                .map(|key| {
-                    let word =
-                        |value: Option<&Value>| value.map_or("default".into(), Value::to_string);
-                    format!(
-                        "{key} is {}, not {}",
-                        word(theirs.get(*key)),
-                        word(ours.get(*key))
-                    )
+                .filter_map(|(key, default)| {
+                    let (ours, theirs) = (ours.get(key), theirs.get(key));
+                    let (ours, theirs) = (ours.unwrap_or(default), theirs.unwrap_or(default));
+                    (ours != theirs).then(|| format!("{key} is {theirs}, not {ours}"))
                 })
                 .collect();
             if !different.is_empty() {
@@ -133,15 +139,18 @@ impl Session {
     }
 
     /// pydevd takes a further `attach` at any time, and forgets neither breakpoints nor stops by it.
-    fn attach(
-        &mut self,
-        arguments: &Map<String, Value>,
-        client: Option<ClientId>,
-        out: &mut Outbox,
-    ) {
+    fn attach(&mut self, given: &Map<String, Value>, client: Option<ClientId>, out: &mut Outbox) {
         self.options.attached = true;
+        let mut arguments = given.clone();
+        for (key, default) in defaults() {
+            if given.contains_key(&key) {
+                self.options.kept.insert(key);
+            } else if self.options.kept.contains(&key) && !default.is_null() {
+                arguments.insert(key, default);
+            }
+        }
         // Only `launch` honours `stopOnEntry`, and only before user code runs does it make sense.
-        let on_entry = arguments.get("stopOnEntry") == Some(&Value::Bool(true));
+        let on_entry = given.get("stopOnEntry") == Some(&Value::Bool(true));
         let waiting = matches!(self.stage, Stage::Waiting { .. });
         let command = if on_entry && waiting {
             "launch"

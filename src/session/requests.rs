@@ -3,6 +3,7 @@
 //! Each request of a client is answered exactly once, also when its process ends.
 //! A request that pydevd would answer late, never, or at the wrong time is answered here instead.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use super::{Placed, Session, Stage};
-use crate::breakpoints::{Changed, Merged, union};
+use crate::breakpoints::{Changed, Lines, Merged, union};
 use crate::client::{self, ClientId, FromSession, Role};
 use crate::wire::{Message, Outbox};
 
@@ -67,10 +68,21 @@ pub(super) enum Pending {
     Client(Asker),
     /// A client's that makes threads run.
     ClientResume(Asker),
-    /// A union of breakpoints: whose they are, in its order, and the client that is to be answered.
-    Breakpoints(Changed, Vec<Merged<ClientId>>, Option<(Asker, Vec<i64>)>),
-    /// The daemon's own look at the topmost frame of a stopped thread.
-    Locate,
+    /// A union of breakpoints.
+    Breakpoints(Union),
+    /// The daemon's own look at the topmost frame of a stopped thread, in the stop of that number.
+    Locate(u64),
+}
+
+/// A union of breakpoints that the process was given.
+pub(super) struct Union {
+    changed: Changed,
+    /// In its order, whose they are.
+    merged: Vec<Merged<ClientId>>,
+    /// The lines are those to which the process has moved them.
+    is_moved: bool,
+    /// The client that is to be answered, and its own numbers, in its order.
+    answer: Option<(Asker, Vec<i64>)>,
 }
 
 /// A client that waits for an answer.
@@ -269,12 +281,29 @@ impl Session {
         answer: Option<(Asker, Vec<i64>)>,
         out: &mut Outbox,
     ) {
+        self.send_union_at(changed, &Lines::default(), answer, out);
+    }
+
+    /// The same, where it is known to which lines the process moves breakpoints.
+    fn send_union_at(
+        &mut self,
+        changed: Changed,
+        lines: &Lines,
+        answer: Option<(Asker, Vec<i64>)>,
+        out: &mut Outbox,
+    ) {
         let owners = self
             .watchers
             .iter()
             .map(|watcher| (watcher.client.id, &watcher.configuration));
-        let (request, merged) = union(&changed, owners, self.caller.report.guarded);
-        self.ask(request, Pending::Breakpoints(changed, merged, answer), out);
+        let (request, merged) = union(&changed, lines, owners, self.caller.report.guarded);
+        let union = Union {
+            changed,
+            merged,
+            is_moved: !lines.is_empty(),
+            answer,
+        };
+        self.ask(request, Pending::Breakpoints(union), out);
     }
 
     /// Gives the process everything that all clients together want.
@@ -283,7 +312,7 @@ impl Session {
             .watchers
             .iter()
             .flat_map(|watcher| watcher.configuration.everything());
-        let all: std::collections::BTreeSet<Changed> = all.collect();
+        let all: BTreeSet<Changed> = all.collect();
         for changed in all {
             self.send_union(changed, None, out);
         }
@@ -291,6 +320,7 @@ impl Session {
 
     /// Ends the process, for all.
     pub(super) fn terminate(&mut self, out: &mut Outbox) {
+        self.terminating = true;
         if !matches!(self.stage, Stage::Ended | Stage::Replaced) {
             tracing::info!(session = %self.handle.id, "a client ends the process");
             let arguments = json!({ "terminateDebuggee": true });
@@ -309,7 +339,7 @@ impl Session {
                 let arguments = json!({ "threadId": thread, "startFrame": 0, "levels": 1 });
                 self.ask(
                     Message::request("stackTrace", arguments),
-                    Pending::Locate,
+                    Pending::Locate(self.stops),
                     out,
                 );
             }
@@ -318,13 +348,13 @@ impl Session {
     }
 
     /// The process has answered.
-    pub(super) fn on_response(&mut self, message: Message) {
+    pub(super) fn on_response(&mut self, message: Message, out: &mut Outbox) {
         let Some(pending) = self.pending.remove(&message.request_seq()) else {
             tracing::debug!(session = %self.handle.id, command = message.name(), "an answer to nothing is left out");
             return;
         };
         if !message.success() {
-            tracing::debug!(session = %self.handle.id, answer = ?message, "the process refused");
+            tracing::debug!(session = %self.handle.id, command = message.name(), "the process refused");
         }
         match pending {
             Pending::Client(asker) => {
@@ -341,10 +371,8 @@ impl Session {
             }
             Pending::Resume if !message.success() => self.threads.on_resume_failed(),
             Pending::Attach(Some(client)) => self.tell_joined(client),
-            Pending::Breakpoints(changed, merged, answer) => {
-                self.on_placed(changed, merged, answer, &message);
-            }
-            Pending::Locate => self.on_located(&message),
+            Pending::Breakpoints(union) => self.on_placed(union, &message, out),
+            Pending::Locate(stop) => self.on_located(stop, &message),
             Pending::Own | Pending::Resume | Pending::Attach(None) => {}
         }
     }
@@ -365,19 +393,26 @@ impl Session {
     }
 
     /// The process has said what became of a union of breakpoints.
-    fn on_placed(
-        &mut self,
-        changed: Changed,
-        merged: Vec<Merged<ClientId>>,
-        answer: Option<(Asker, Vec<i64>)>,
-        message: &Message,
-    ) {
+    fn on_placed(&mut self, union: Union, message: &Message, out: &mut Outbox) {
         #[derive(Default, Deserialize)]
         struct Body {
             #[serde(default)]
             breakpoints: Vec<Map<String, Value>>,
         }
         let Body { breakpoints } = message.decode().unwrap_or_default();
+        let lines = breakpoints
+            .iter()
+            .map(|verdict| verdict.get("line").and_then(Value::as_i64));
+        if let Some(lines) = moved_together(&union, lines) {
+            // The process keeps one of them only: they are merged where it has put them.
+            return self.send_union_at(union.changed, &lines, union.answer, out);
+        }
+        let Union {
+            changed,
+            merged,
+            answer,
+            ..
+        } = union;
         if let Some((asker, ids)) = answer {
             if message.success() {
                 let verdicts = ids
@@ -422,7 +457,7 @@ impl Session {
         }
     }
 
-    fn on_located(&mut self, message: &Message) {
+    fn on_located(&mut self, stop: u64, message: &Message) {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Body {
@@ -441,6 +476,7 @@ impl Session {
             .decode::<Body>()
             .ok()
             .and_then(|body| body.stack_frames.into_iter().next());
+        let frame = frame.filter(|_| stop == self.stops);
         if let (Some(stopped), Some(frame)) = (&mut self.handle.info().stopped, frame) {
             stopped.file = frame.source.and_then(|source| source.path);
             stopped.line = Some(frame.line);
@@ -453,7 +489,10 @@ impl Session {
         match pending {
             Pending::Client(asker)
             | Pending::ClientResume(asker)
-            | Pending::Breakpoints(_, _, Some((asker, _))) => asker.lost(),
+            | Pending::Breakpoints(Union {
+                answer: Some((asker, _)),
+                ..
+            }) => asker.lost(),
             Pending::Attach(Some(client)) if self.stage == Stage::Replaced => {
                 self.tell_joined(client)
             }
@@ -467,6 +506,22 @@ impl Session {
         info["debugpy"] = json!({ "version": self.caller.report.debugpy });
         info
     }
+}
+
+/// Where the process puts breakpoints, if it puts several of a union on one line.
+///
+/// It moves one from a line without code to the nearest line before that has some.
+fn moved_together(union: &Union, lines: impl Iterator<Item = Option<i64>>) -> Option<Lines> {
+    if union.is_moved || !matches!(union.changed, Changed::Source(_) | Changed::Reference(_)) {
+        return None;
+    }
+    let wanted = union.merged.iter().map(|merged| merged.breakpoint.line());
+    let moves = wanted
+        .zip(lines)
+        .filter_map(|(wanted, line)| Some((wanted?, line?)));
+    let moves: Lines = moves.collect();
+    let distinct: BTreeSet<i64> = moves.values().copied().collect();
+    (distinct.len() < moves.len()).then_some(moves)
 }
 
 fn refuse_observer(asker: &Asker, message: &Message) {

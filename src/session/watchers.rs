@@ -15,8 +15,8 @@ use crate::config::OnLastDetach;
 use crate::wire::{Message, Outbox};
 
 /// How long a client that was told of a process may take to attach to it before user code runs, counted from
-/// when it was told or last attached to another. One that lets it pass is not waited for again: it ignores what
-/// it is told.
+/// when it was told, or last attached to another, or was configured itself; [`CONFIGURATION_WAIT`] at most.
+/// One that lets it pass is not waited for again: it ignores what it is told.
 pub const ADOPTION_WAIT: Duration = Duration::from_secs(3);
 
 /// How long a client that has attached may take to be configured before user code runs.
@@ -66,27 +66,20 @@ impl Watcher {
     }
 }
 
-/// A client that has the process in view and is expected to attach.
+/// A client that has the process in view and may attach.
 pub(super) struct Reservation {
     client: Arc<client::Handle>,
     since: Instant,
-    /// Its time has passed. It stays known, for one who comes late is one who comes.
+    /// It is not waited for. It stays known, for one who comes late is one who comes.
     given_up: bool,
 }
 
 impl Reservation {
-    pub(super) fn new(client: Arc<client::Handle>) -> Reservation {
-        Reservation {
-            client,
-            since: Instant::now(),
-            given_up: false,
-        }
-    }
-
-    /// Whether its time has passed.
+    /// Whether its time has passed: some time without a sign of it, and in any case a long one.
     fn is_late(&self) -> bool {
-        let busy = self.client.last_adoption().unwrap_or(self.since);
-        self.since.max(busy).elapsed() >= ADOPTION_WAIT
+        let sign = self.client.last_adoption().map(|sign| self.since.max(sign));
+        sign.is_some_and(|sign| sign.elapsed() >= ADOPTION_WAIT)
+            || self.since.elapsed() >= CONFIGURATION_WAIT
     }
 }
 
@@ -123,7 +116,7 @@ impl Session {
             return;
         }
         let id = client.id;
-        self.consume_reservation(&client);
+        self.consume_reservation(&client, &attach);
         tracing::info!(session = %self.handle.id, client = %id, name = client.name, "client joined");
         self.watchers.push(Watcher {
             client,
@@ -147,16 +140,45 @@ impl Session {
         }
     }
 
-    /// The client that was expected has come, or another of its kind in its place.
-    fn consume_reservation(&mut self, client: &client::Handle) {
+    /// Keeps user code waiting for a client, if it is one that comes.
+    pub(super) fn reserve(&mut self, client: Arc<client::Handle>) {
+        let known = self
+            .reservations
+            .iter()
+            .any(|expected| expected.client.id == client.id);
+        if !known {
+            let given_up = !client.adopts();
+            self.was_in_view |= given_up;
+            let since = Instant::now();
+            self.reservations.push(Reservation {
+                client,
+                since,
+                given_up,
+            });
+        }
+    }
+
+    /// A client was told of the process.
+    pub(super) fn expect(&mut self, client: Arc<client::Handle>, out: &mut Outbox) {
+        if matches!(self.stage, Stage::Waiting { .. }) {
+            self.reserve(client);
+            self.try_release(out);
+            self.publish();
+        }
+    }
+
+    /// The client that was expected has come, by itself or by the session that it was to open.
+    fn consume_reservation(&mut self, client: &client::Handle, attach: &client::Attach) {
         let position = self
             .reservations
             .iter()
             .position(|expected| expected.client.id == client.id);
         let position = position.or_else(|| {
-            self.reservations
-                .iter()
-                .position(|expected| expected.client.name == client.name)
+            let is_it = |expected: &Reservation| expected.client.name == client.name;
+            let named = attach.names_one();
+            named
+                .then(|| self.reservations.iter().position(is_it))
+                .flatten()
         });
         if let Some(position) = position {
             let expected = self.reservations.remove(position);
@@ -310,11 +332,9 @@ impl Session {
     /// A client will not attach to the process.
     pub(super) fn decline(&mut self, client: ClientId, out: &mut Outbox) {
         for expected in &mut self.reservations {
-            if expected.client.id == client {
-                expected.given_up = true;
-                self.was_in_view = true;
-            }
+            expected.given_up |= expected.client.id == client;
         }
+        self.was_in_view = true;
         self.try_release(out);
         self.publish();
     }
