@@ -228,19 +228,30 @@ async fn connection(hub: Arc<Hub>, stream: Stream) {
         detected = detect(stream) => detected,
         () = hub.stop.cancelled() => return,
     };
+    // What is served is boxed, because a task is as large as the largest thing that it can become: an idle
+    // session would occupy what an HTTP connection needs.
     match detected {
-        Ok(Detected::Client(link, initialize)) => client::run(hub, link, initialize).await,
-        Ok(Detected::DebugServer(link, caller)) => debug_server(hub, link, caller).await,
+        Ok(Detected::Client(link, initialize)) => {
+            Box::pin(client::run(hub, link, initialize)).await;
+        }
+        Ok(Detected::DebugServer(link, caller)) => {
+            let newcomer = Box::pin(debug_server(&hub, link, caller)).await;
+            if let Some((link, caller)) = newcomer {
+                Box::pin(session::run(hub, link, caller)).await;
+            }
+        }
         Ok(Detected::Http(stream, read)) => {
             let read = io::Cursor::new(read.freeze());
             match stream {
                 Stream::Tcp(stream) => {
                     let (reader, writer) = stream.into_split();
-                    http::serve(hub, tokio::io::join(read.chain(reader), writer)).await;
+                    let stream = tokio::io::join(read.chain(reader), writer);
+                    Box::pin(http::serve(hub, stream)).await;
                 }
                 Stream::Unix(stream) => {
                     let (reader, writer) = stream.into_split();
-                    http::serve(hub, tokio::io::join(read.chain(reader), writer)).await;
+                    let stream = tokio::io::join(read.chain(reader), writer);
+                    Box::pin(http::serve(hub, stream)).await;
                 }
             }
         }
@@ -249,29 +260,33 @@ async fn connection(hub: Arc<Hub>, stream: Stream) {
     }
 }
 
-/// A debug server is a new session, or a known process that has come back.
-async fn debug_server(hub: Arc<Hub>, mut link: crate::link::Link, mut caller: Caller) {
+/// Greets a debug server; gives it back if it is a new session, and not a known process that has come back.
+async fn debug_server(
+    hub: &Hub,
+    mut link: crate::link::Link,
+    mut caller: Caller,
+) -> Option<(crate::link::Link, Caller)> {
     let met = tokio::select! {
         met = session::meet(&mut link, &mut caller) => met,
         () = hub.stop.cancelled() => {
             // The program waits for its greeting, and will get no other.
             link.out.send(&Message::request("configurationDone", json!({})));
-            return last_flush(&mut link).await;
+            last_flush(&mut link).await;
+            return None;
         }
     };
     if let Err(error) = met {
         tracing::debug!(pid = caller.pid, %error, "a process went away while it was greeted");
-        return;
+        return None;
     }
     let Some(known) = hub.session_of(&caller) else {
-        return session::run(hub, link, caller).await;
+        return Some((link, caller));
     };
     let mail = Mail::Reconnected(Box::new(link), Box::new(caller));
-    if let Err(error) = known.inbox.try_send(mail) {
+    match known.inbox.try_send(mail).err()?.into_inner() {
         // The session has just ended, or has no room: the process is a session of its own then.
-        if let Mail::Reconnected(link, caller) = error.into_inner() {
-            session::run(hub, *link, *caller).await;
-        }
+        Mail::Reconnected(link, caller) => Some((*link, *caller)),
+        _ => None,
     }
 }
 

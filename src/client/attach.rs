@@ -86,7 +86,7 @@ impl Attach {
         let sub_process_id: Option<u32> = argument(&original, "subProcessId")?;
         let listen: Option<Map<String, Value>> = argument(&original, "listen")?;
         if argument(&original, "noDebug")? == Some(true) {
-            return Err("\"noDebug\" is not supported for \"attach\"".into());
+            return Err("Invalid message: \"noDebug\" is not supported for \"attach\"".into());
         }
         let has = |key: &str| original.get(key).is_some_and(|value| !value.is_null());
         let address = if has("host") || has("port") {
@@ -112,7 +112,9 @@ impl Attach {
         ];
         for (one, other) in exclusive {
             if let (Some(one), Some(other)) = (ways[one], ways[other]) {
-                return Err(format!("\"{one}\" and \"{other}\" are mutually exclusive"));
+                return Err(format!(
+                    "Invalid message: \"{one}\" and \"{other}\" are mutually exclusive"
+                ));
             }
         }
         if view == Some(ViewKind::Merged) {
@@ -130,9 +132,9 @@ impl Attach {
         };
         let target = match (session, process_id, sub_process_id) {
             (Some(session), _, _) => Target::Session(session),
-            (None, Some(pid), _) => {
-                Target::Process(pid.ok_or("\"processId\" must be parseable as int")?)
-            }
+            (None, Some(pid), _) => Target::Process(
+                pid.ok_or("Invalid message: \"processId\" must be parseable as int")?,
+            ),
             (None, None, Some(pid)) => Target::SubProcess(pid),
             (None, None, None) => Target::Any,
         };

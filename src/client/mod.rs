@@ -169,10 +169,10 @@ impl Client {
             out.send(&Message::failure(message.seq(), message.name(), why));
         };
         match (message.name(), self.stage) {
-            ("initialize", _) => fail(out, "Session is already initialized"),
+            ("initialize", _) => fail(out, "Invalid message: Session is already initialized"),
             ("disconnect", _) => self.disconnect(message, out),
             ("attach", Stage::Initialized) => self.attach(message, out),
-            ("attach", _) => fail(out, "Session is already started"),
+            ("attach", _) => fail(out, "Invalid message: Session is already started"),
             ("launch", _) => fail(
                 out,
                 "\"attach\" expected: start the program with `python -m debugpy --connect HOST:PORT`, and attach to it",

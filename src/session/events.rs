@@ -120,7 +120,10 @@ impl Session {
     }
 
     fn on_continued(&mut self, event: &Message) {
-        self.threads.on_continued(event);
+        if !self.threads.on_continued(event) {
+            tracing::warn!(session = %self.handle.id, "a continued event cannot be read");
+            return;
+        }
         self.held_parts.clear();
         self.replaced = false;
         self.publish();

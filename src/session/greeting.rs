@@ -44,8 +44,8 @@ pub struct Caller {
     pub pid: u32,
     /// Its parent as pydevd knows it: the Python process that started it.
     pub ppid: Option<u32>,
-    /// The answer to `pydevdSystemInfo`.
-    pub system_info: Value,
+    /// The answer to `pydevdSystemInfo` as it came: read into a tree it would take several times the memory.
+    pub system_info: Box<str>,
     /// What the guard says.
     pub report: Report,
 }
@@ -163,16 +163,21 @@ impl Caller {
         Some(Caller {
             pid: process.pid,
             ppid: process.ppid,
-            system_info: answer.decode().ok()?,
+            system_info: answer.content()?.into(),
             report: Report::default(),
         })
+    }
+
+    /// The answer to `pydevdSystemInfo`.
+    pub(super) fn system_info(&self) -> Value {
+        serde_json::from_str(&self.system_info).unwrap_or_default()
     }
 
     /// The public face of a new session of this process.
     pub(super) fn info(&self, hub: &Hub) -> Info {
         let report = &self.report;
-        let version = self
-            .system_info
+        let system_info = self.system_info();
+        let version = system_info
             .pointer("/python/version")
             .and_then(Value::as_str);
         Info {

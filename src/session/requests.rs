@@ -502,7 +502,7 @@ impl Session {
 
     /// What debugpy's adapter answers to `debugpySystemInfo`: its own version and pydevd's system info.
     fn system_info(&self) -> Value {
-        let mut info = self.caller.system_info.clone();
+        let mut info = self.caller.system_info();
         info["debugpy"] = json!({ "version": self.caller.report.debugpy });
         info
     }

@@ -110,8 +110,8 @@ impl Threads {
         }
     }
 
-    /// A `continued` event came.
-    pub fn on_continued(&mut self, event: &Message) {
+    /// A `continued` event came; false if it cannot be read.
+    pub fn on_continued(&mut self, event: &Message) -> bool {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Body {
@@ -120,17 +120,17 @@ impl Threads {
             /// DAP 1.70: true where it is not said.
             all_threads_continued: Option<bool>,
         }
+        let Ok(body) = event.decode::<Body>() else {
+            return false;
+        };
         self.resuming = false;
-        match event.decode::<Body>() {
-            Ok(Body {
-                thread_id,
-                all_threads_continued: Some(false),
-            }) => {
-                self.stopped.remove(&thread_id);
-                self.all_stopped &= !self.stopped.is_empty();
-            }
-            _ => self.running(),
+        if body.all_threads_continued == Some(false) {
+            self.stopped.remove(&body.thread_id);
+            self.all_stopped &= !self.stopped.is_empty();
+        } else {
+            self.running();
         }
+        true
     }
 
     /// A request that makes threads run was sent to the process.
@@ -242,10 +242,10 @@ mod tests {
                 threads.on_thread(&event);
             }
             "stopped" => threads.on_stopped(&stop(thread, all, reason)),
-            "continued" => threads.on_continued(&event(
-                "continued",
-                json!({ "threadId": thread, "allThreadsContinued": all }),
-            )),
+            "continued" => {
+                let body = json!({ "threadId": thread, "allThreadsContinued": all });
+                assert!(threads.on_continued(&event("continued", body)));
+            }
             "resume" => threads.on_resume_sent(),
             "refused" => threads.on_resume_failed(),
             "running" => threads.running(),
@@ -397,18 +397,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_continued_event_says_badly_means_that_all_run() {
+    fn a_continued_event_that_cannot_be_read_changes_nothing() {
         for body in [
             json!({ "threadId": "one", "allThreadsContinued": false }),
             json!({ "threadId": 1, "allThreadsContinued": "no" }),
-            json!(null),
             json!(5),
         ] {
             let mut threads = Threads::default();
             play(&mut threads, "started 1");
             play(&mut threads, "stopped 1 all");
-            threads.on_continued(&Message::event("continued", &body));
-            assert_eq!(show(&threads), "1 running", "{body}");
+            assert!(!threads.on_continued(&Message::event("continued", &body)));
+            assert_eq!(show(&threads), "1* all", "{body}");
         }
     }
 
