@@ -51,6 +51,7 @@ impl Daemon {
         for _ in 1..ATTEMPTS {
             match self.get_once(path).await {
                 Err(Failure::NoDaemon(why)) if why == self.something_else() => {}
+                Err(Failure::Failed(why)) if why.to_string() == self.closed() => {}
                 result => return result,
             }
         }
@@ -143,11 +144,16 @@ impl Daemon {
             return self.not_dbgproxy();
         }
         if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-            return Failure::Failed(anyhow!(
-                "{address} closed the connection without an answer; is it dbgproxy, and is it yours?"
-            ));
+            return Failure::Failed(anyhow!(self.closed()));
         }
         Failure::Failed(anyhow::Error::new(error).context(format!("cannot ask {address}")))
+    }
+
+    fn closed(&self) -> String {
+        format!(
+            "{} closed the connection without an answer; is it dbgproxy, and is it yours?",
+            self.address
+        )
     }
 
     /// Something answers, and it cannot be a daemon of ours.

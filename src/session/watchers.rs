@@ -319,7 +319,7 @@ impl Session {
         });
         for expected in &mut self.reservations {
             if !expected.given_up && expected.is_late() {
-                tracing::info!(session = %session.id, client = %expected.client.id, "the client does not attach; no process waits for it again");
+                tracing::info!(session = %session.id, client = %expected.client.id, "the client did not attach; no process waits for it again");
                 expected.client.has_ignored();
                 expected.given_up = true;
                 self.was_in_view = true;
