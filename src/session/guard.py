@@ -151,6 +151,7 @@ def guard():
         attempt(link, space)
     attempt(guard_children)
     attempt(guard_wait)
+    attempt(guard_requests, debugger)
     attempt(lambda: debugger.writer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
 
 
@@ -193,6 +194,31 @@ def guard_wait():
 
     call.dbgproxy = True
     waiter.__call__ = call
+
+
+def guard_requests(debugger):
+    """A request that pydevd cannot carry out is refused: left alone, pydevd would end the whole debugging."""
+    import json
+    from _pydevd_bundle.pydevd_net_command import NetCommand
+
+    process = debugger.reader.process_net_command_json
+    if hasattr(process, "dbgproxy"):
+        return
+
+    def process_net_command_json(py_db, contents, *args, **kwargs):
+        try:
+            return process(py_db, contents, *args, **kwargs)
+        except Exception as error:
+            request = json.loads(contents)
+            why = "%s: %s" % (type(error).__name__, clean(str(error)) or "the arguments are not as they should be")
+            message = {
+                "type": "response", "request_seq": request["seq"], "command": request["command"],
+                "success": False, "message": why,
+            }
+            py_db.writer.add_command(NetCommand(-1, 0, message, is_json=True))
+
+    process_net_command_json.dbgproxy = True
+    debugger.reader.process_net_command_json = process_net_command_json
 
 
 def release_late():

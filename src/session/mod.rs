@@ -507,7 +507,11 @@ impl Peer for Session {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.waiting_until()
+        // Also of a process that says nothing more a slow client is told what it has lost.
+        [self.waiting_until(), self.look_for_room()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn expired(&mut self, out: &mut Outbox) {

@@ -299,6 +299,15 @@ impl Session {
         waits.then(|| Instant::now() + ROOM_INTERVAL)
     }
 
+    /// When to look again whether a client that lags has caught up; the look itself is [`Self::wait_for_room`].
+    pub(super) fn look_for_room(&self) -> Option<Instant> {
+        let lags = self
+            .watchers
+            .iter()
+            .any(|watcher| watcher.lags_since.is_some());
+        lags.then(|| Instant::now() + ROOM_WAIT)
+    }
+
     /// When to look again after those for whom user code waits.
     pub(super) fn waiting_until(&self) -> Option<Instant> {
         let Stage::Waiting { since } = self.stage else {
