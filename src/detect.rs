@@ -168,7 +168,7 @@ async fn probe(mut link: Link) -> anyhow::Result<Detected> {
         .send(&Message::request("pydevdSystemInfo", json!({})));
     link.flush().await?;
     loop {
-        let message = match link.next().await? {
+        let message = match link.next_readable().await? {
             Some(message) => message,
             None => return Ok(Detected::Nobody),
         };

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use bytes::BytesMut;
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::wire::{Decoder, Message, Outbox};
+use crate::wire::{Decoder, Error, Message, Outbox};
 
 /// The least that is read at once, in bytes; an idle connection keeps no larger buffer than this.
 const READ_CHUNK: usize = 4 * 1024;
@@ -138,6 +138,21 @@ impl Link {
         }
     }
 
+    /// The next message that can be read; what cannot is left out.
+    ///
+    /// # Errors
+    /// A broken stream or socket.
+    pub async fn next_readable(&mut self) -> anyhow::Result<Option<Message>> {
+        loop {
+            match self.next().await {
+                Err(error) if matches!(error.downcast_ref(), Some(Error::Message(_))) => {
+                    tracing::debug!(%error, "what a peer said is left out");
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Writes everything that goes out.
     ///
     /// # Errors
@@ -188,7 +203,7 @@ impl Input {
     ///
     /// # Errors
     /// As [`Decoder::message`].
-    pub fn message(&mut self) -> Result<Option<Message>, crate::wire::Error> {
+    pub fn message(&mut self) -> Result<Option<Message>, Error> {
         let message = self.decoder.message();
         if matches!(message, Ok(None)) {
             self.decoder.shrink(0);

@@ -210,16 +210,10 @@ impl Client {
             out.send(&Message::failure(message.seq(), message.name(), &why));
             return;
         }
-        if message.name() == "configurationDone" {
-            if self.configuration_done_seq.is_some() {
-                out.send(&Message::failure(
-                    message.seq(),
-                    message.name(),
-                    "the session is already configured",
-                ));
-                return;
-            }
-            self.configuration_done_seq = Some(message.seq());
+        if message.name() == "configurationDone" && self.configuration_done_seq.is_some() {
+            let why = "the session is already configured";
+            out.send(&Message::failure(message.seq(), message.name(), why));
+            return;
         }
         let Some(membership) = &self.membership else {
             return;
@@ -233,6 +227,8 @@ impl Client {
                 tokio::sync::mpsc::error::TrySendError::Closed(_) => "the process has ended",
             };
             out.send(&Message::failure(message.seq(), message.name(), why));
+        } else if message.name() == "configurationDone" {
+            self.configuration_done_seq = Some(message.seq());
         }
     }
 

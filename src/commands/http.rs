@@ -202,13 +202,19 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A daemon that says `answer` to the first who asks, and what it was asked.
+    /// A daemon that says `answer` to all who ask, and what the first of them asked.
     pub(in crate::commands) async fn scripted(answer: String) -> (Daemon, JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         let asked = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            say(stream, answer).await
+            let asked = say(stream, answer.clone()).await;
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    say(stream, answer.clone()).await;
+                }
+            });
+            asked
         });
         (Daemon { address }, asked)
     }

@@ -82,8 +82,13 @@ impl Session {
     }
 
     fn on_stopped(&mut self, event: &Message, out: &mut Outbox) {
-        let body: StoppedBody = match event.decode() {
-            Ok(body) => body,
+        let body = match event.decode::<StoppedBody>() {
+            // DAP's ids are positive and 32 bits wide; a client may take others for anything.
+            Ok(body) if i32::try_from(body.thread_id).is_ok() => body,
+            Ok(body) => {
+                tracing::warn!(session = %self.handle.id, thread = body.thread_id, "a stopped event names no thread");
+                return;
+            }
             Err(error) => {
                 tracing::warn!(session = %self.handle.id, %error, "a stopped event cannot be read");
                 return;

@@ -216,7 +216,7 @@ pub(crate) async fn meet(link: &mut Link, caller: &mut Caller) -> anyhow::Result
     let guard = link.out.send(&GUARD);
     let answered = timeout(GUARD_WAIT, async {
         link.flush().await?;
-        while let Some(message) = link.next().await? {
+        while let Some(message) = link.next_readable().await? {
             match message.kind() {
                 Kind::Event if message.name() == "dbgproxyReport" => {
                     match message.decode::<Report>() {

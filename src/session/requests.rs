@@ -152,6 +152,9 @@ impl Session {
             return asker
                 .fail("the process already owes too many answers; try again when it has answered");
         }
+        if let Err(why) = check_arguments(message) {
+            return asker.fail(&why);
+        }
         match command {
             "setBreakpoints" | "setFunctionBreakpoints" | "setExceptionBreakpoints" => {
                 self.configure(asker, message, out);
@@ -522,6 +525,35 @@ fn moved_together(union: &Union, lines: impl Iterator<Item = Option<i64>>) -> Op
     let moves: Lines = moves.collect();
     let distinct: BTreeSet<i64> = moves.values().copied().collect();
     (distinct.len() < moves.len()).then_some(moves)
+}
+
+/// Refuses arguments that pydevd takes, and then never answers or is never right again (debugpy 1.6.7).
+fn check_arguments(message: &Message) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Evaluate {
+        #[serde(rename = "expression")]
+        _expression: String,
+    }
+    #[derive(Deserialize)]
+    struct Completions {
+        #[serde(rename = "column")]
+        _column: u64,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Properties {
+        #[serde(rename = "dontTraceStartPatterns")]
+        _start: Option<Vec<String>>,
+        #[serde(rename = "dontTraceEndPatterns")]
+        _end: Option<Vec<String>>,
+    }
+    match message.name() {
+        "evaluate" => message.decode::<Evaluate>().map(drop),
+        "completions" => message.decode::<Completions>().map(drop),
+        "setDebuggerProperty" => message.decode::<Properties>().map(drop),
+        _ => Ok(()),
+    }
+    .map_err(|error| error.to_string())
 }
 
 fn refuse_observer(asker: &Asker, message: &Message) {

@@ -184,6 +184,12 @@ impl Client {
         .await
     }
 
+    /// The next response, to whatever request.
+    pub async fn next_response(&mut self) -> Value {
+        self.wait("a response", |message| message["type"] == "response")
+            .await
+    }
+
     /// The body of the next event of this name that has not been asked for yet (`Null` if it has none).
     pub async fn event(&mut self, name: &str) -> Value {
         self.event_where(name, |_| true).await

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::python::clean;
@@ -101,6 +102,21 @@ impl Daemon {
     pub async fn logged(&self, text: &str) {
         let there = self.log.until(|log| log.text.contains(text).then_some(()));
         within(&format!("{text:?} in the log"), there).await;
+    }
+
+    /// What `dbgproxy sessions --json` lists, with further arguments.
+    pub async fn sessions(&self, arguments: &[&str]) -> Vec<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dbgproxy"));
+        clean(&mut command);
+        command
+            .args(["sessions", "--json", "--connect", &self.connect()])
+            .args(arguments)
+            .kill_on_drop(true);
+        let output = within("the list of sessions", command.output()).await;
+        let output = output.expect("the daemon's binary can be started");
+        assert!(output.status.success(), "{output:?}");
+        let mut listing: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        serde_json::from_value(listing["sessions"].take()).expect("it lists sessions")
     }
 
     /// Kills it without a chance to say goodbye, and waits until it is gone.

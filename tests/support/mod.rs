@@ -35,6 +35,7 @@ pub use debug_server::{Answer, DebugServer};
 pub use debugging::Stopped;
 pub use program::{Ended, Program};
 pub use python::{Python, Script};
+pub use start::{Attaching, Start};
 
 /// Lets this process open as many files as the system grants, for tests with thousands of connections.
 ///

@@ -117,20 +117,65 @@ impl Start {
 
     /// Runs the whole sequence, up to both the responses to `configurationDone` and to `attach`.
     pub async fn attached(self) -> Client {
+        self.attaching().await.attached().await
+    }
+
+    /// Runs the sequence up to where there is no process yet, and the daemon says that it waits for one.
+    pub async fn waiting(self) -> Attaching {
+        let mut attaching = self.attaching().await;
+        attaching.client.event("debugpyWaitingForServer").await;
+        attaching
+    }
+
+    /// Runs the sequence up to where the client may be configured: user code waits for it.
+    pub async fn joined(self) -> Attaching {
+        let mut attaching = self.attaching().await;
+        attaching.client.initialized(attaching.attach).await;
+        attaching.joined = true;
+        attaching
+    }
+
+    async fn attaching(self) -> Attaching {
         let mut client = self.connected().await;
         let attach = client.send(self.command, self.arguments.clone()).await;
-        client.initialized(attach).await;
-        for (path, breakpoints) in &self.breakpoints {
+        Attaching {
+            start: self,
+            client,
+            attach,
+            joined: false,
+        }
+    }
+}
+
+/// A client that has sent `attach`, which is not answered before the client is configured.
+#[must_use = "it does nothing more before `attached`"]
+pub struct Attaching {
+    start: Start,
+    client: Client,
+    attach: i64,
+    /// It has been asked for its configuration.
+    joined: bool,
+}
+
+impl Attaching {
+    /// Runs the rest of the sequence, up to both the responses to `configurationDone` and to `attach`.
+    pub async fn attached(self) -> Client {
+        let Self {
+            start,
+            mut client,
+            attach,
+            joined,
+        } = self;
+        if !joined {
+            client.initialized(attach).await;
+        }
+        for (path, breakpoints) in &start.breakpoints {
             let verdicts = client.set_breakpoints(path, breakpoints).await;
             client.breakpoints.extend(verdicts);
         }
-        if !self.functions.is_empty() {
-            let mut body = client
-                .request(
-                    "setFunctionBreakpoints",
-                    json!({ "breakpoints": self.functions }),
-                )
-                .await;
+        if !start.functions.is_empty() {
+            let arguments = json!({ "breakpoints": start.functions });
+            let mut body = client.request("setFunctionBreakpoints", arguments).await;
             let verdicts: Vec<Value> =
                 serde_json::from_value(body["breakpoints"].take()).expect("the schema says so");
             client.breakpoints.extend(verdicts);
@@ -138,7 +183,7 @@ impl Start {
         client
             .request(
                 "setExceptionBreakpoints",
-                json!({ "filters": self.filters }),
+                json!({ "filters": start.filters }),
             )
             .await;
         client.request("configurationDone", Value::Null).await;
@@ -146,7 +191,7 @@ impl Start {
         assert_eq!(
             response["success"], true,
             "{} failed: {response}",
-            self.command
+            start.command
         );
         client
     }
