@@ -128,6 +128,34 @@ async fn what_comes_while_a_continue_is_under_way() {
     assert_eq!(second.stopped().await.reason, "step");
 }
 
+/// pydevd keeps the answer to a `continue` back when another thread stops while all are resumed.
+#[tokio::test]
+async fn a_stop_answers_the_continue_before_it() {
+    let daemon = Daemon::start().await;
+    let (server, mut client) = debugged(&daemon).await;
+    let worker = server.start_thread("worker");
+    server.stop_at(1, "breakpoint", &Value::Null);
+    client.stopped().await;
+    server.on("continue", |_| Answer::Silence);
+    let seq = client.send("continue", json!({ "threadId": 1 })).await;
+    let asked = server.received("continue").await;
+    server.stop_at(worker, "breakpoint", &Value::Null);
+    assert_eq!(client.response(seq).await["success"], true);
+    assert_eq!(client.stopped().await.thread, worker);
+
+    // What pydevd says later is for nobody, and the next one is answered for itself.
+    server.respond(&asked, &json!({ "allThreadsContinued": true }));
+    let seq = client.send("continue", json!({ "threadId": worker })).await;
+    let asked = server.received("continue").await;
+    server.event(
+        "continued",
+        &json!({ "threadId": worker, "allThreadsContinued": true }),
+    );
+    server.respond(&asked, &json!({ "allThreadsContinued": true }));
+    assert_eq!(client.response(seq).await["success"], true);
+    client.event("continued").await;
+}
+
 #[tokio::test]
 async fn a_running_thread_is_not_stepped() {
     let daemon = Daemon::start().await;

@@ -80,7 +80,8 @@ impl Attach {
         let original: Map<String, Value> = message.decode().map_err(|error| error.to_string())?;
         let view: Option<ViewKind> = argument(&original, "view")?;
         let sessions: Option<Selector> = argument(&original, "sessions")?;
-        let session: Option<SessionId> = argument(&original, "session")?;
+        let session: Option<SessionId> = argument(&original, "session")
+            .map_err(|why| format!("{why}; `dbgproxy sessions --json` shows whole ids"))?;
         let role: Option<Role> = argument(&original, "role")?;
         let stop_policy: Option<String> = argument(&original, "stopPolicy")?;
         let sub_process_id: Option<u32> = argument(&original, "subProcessId")?;

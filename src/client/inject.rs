@@ -100,7 +100,7 @@ async fn inject(pid: u32, address: String) -> anyhow::Result<()> {
         );
     }
     anyhow::bail!(
-        "no interpreter with debugpy was found (tried {}); install debugpy in the one that runs it",
+        "no interpreter with debugpy was found (tried {}); if it is a Python process, install debugpy in its environment",
         tried.join(", ")
     )
 }

@@ -77,6 +77,15 @@ fn cannot_listen(error: anyhow::Error, listen: &[Address]) -> Failure {
     if !in_use {
         return Failure::Failed(error);
     }
+    if listen
+        .iter()
+        .all(|address| matches!(address, Address::Unix(_)))
+    {
+        return Failure::Failed(anyhow!(
+            "{error:#}\n  \
+             a daemon listens on that socket already, or it is a file of another kind: name another path"
+        ));
+    }
     let connect = match listen {
         [only] if *only == Address::default() => String::new(),
         [only] => format!(" --connect {only}"),

@@ -72,7 +72,7 @@ impl Sessions {
         }
         put(listing.table(Timestamp::now()))?;
         if listing.sessions.is_empty() {
-            talk("dbgproxy: no such session");
+            talk("dbgproxy: no session is there that matches; --all lists ended ones too");
         }
         Ok(())
     }

@@ -110,6 +110,7 @@ impl Session {
             hit,
             held,
         };
+        self.answer_continues();
         self.threads.on_stopped(&stop);
         self.stops += 1;
         self.resumed_by = None;

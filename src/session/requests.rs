@@ -247,6 +247,22 @@ impl Session {
         }
     }
 
+    /// Answers every `continue` that the process has not: a stop has come, so they are over.
+    ///
+    /// When a thread stops while all are resumed, pydevd keeps the answer until the next time that all run.
+    pub(super) fn answer_continues(&mut self) {
+        for pending in self.pending.values_mut() {
+            match pending {
+                Pending::ClientResume(asker) if &*asker.command == "continue" => {
+                    asker.succeed(json!({ "allThreadsContinued": true }));
+                    // What pydevd answers later is for nobody.
+                    *pending = Pending::Own;
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// A client sets breakpoints: its own are replaced, and the process gets the new union.
     fn configure(&mut self, asker: Asker, message: &Message, out: &mut Outbox) {
         let Some(watcher) = self
