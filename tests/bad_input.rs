@@ -491,7 +491,6 @@ async fn an_attach_that_cannot_be_says_why() {
         (json!({ "view": "everything" }), "\"view\""),
         (json!({ "view": 1 }), "\"view\""),
         (json!({ "view": {} }), "\"view\""),
-        (json!({ "view": "merged" }), "merged"),
         (json!({ "role": "boss" }), "\"role\""),
         (json!({ "role": true }), "\"role\""),
         (json!({ "stopPolicy": "all" }), "stopPolicy"),

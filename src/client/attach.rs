@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{Announces, Client, Stage, View};
+use super::merged::Fleet;
+use super::{Announces, Client, Seat, Stage, View};
 use crate::selector::Selector;
 use crate::session::SessionId;
 use crate::wire::{Message, Outbox};
@@ -25,6 +26,8 @@ pub struct Attach {
     sessions: Selector,
     /// Whether it may touch what it sees.
     pub role: Role,
+    /// What becomes of the other processes when one stops.
+    pub stop_policy: StopPolicy,
     target: Target,
     /// Whether `terminate` interrupts the process instead of killing it.
     pub interrupts: bool,
@@ -62,6 +65,17 @@ pub enum Role {
     Observer,
 }
 
+/// What becomes of the other processes of a view when one stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopPolicy {
+    /// They run on.
+    #[default]
+    One,
+    /// They are paused, and run on together.
+    Group,
+}
+
 /// Which process a client asked for, if it named one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
@@ -83,7 +97,7 @@ impl Attach {
         let session: Option<SessionId> = argument(&original, "session")
             .map_err(|why| format!("{why}; `dbgproxy sessions --json` shows whole ids"))?;
         let role: Option<Role> = argument(&original, "role")?;
-        let stop_policy: Option<String> = argument(&original, "stopPolicy")?;
+        let stop_policy: Option<StopPolicy> = argument(&original, "stopPolicy")?;
         let sub_process_id: Option<u32> = argument(&original, "subProcessId")?;
         let listen: Option<Map<String, Value>> = argument(&original, "listen")?;
         if argument(&original, "noDebug")? == Some(true) {
@@ -118,14 +132,6 @@ impl Attach {
                 ));
             }
         }
-        if view == Some(ViewKind::Merged) {
-            return Err(
-                "\"view\": \"merged\" is not there yet: use \"process\" or \"tree\"".into(),
-            );
-        }
-        if stop_policy.as_deref().is_some_and(|policy| policy != "one") {
-            return Err("\"stopPolicy\" can only be \"one\" yet".into());
-        }
         let process_id = match original.get("processId") {
             None | Some(Value::Null) => None,
             Some(Value::String(digits)) => Some(digits.trim().parse().ok()),
@@ -147,6 +153,7 @@ impl Attach {
             view: view.unwrap_or_default(),
             sessions: sessions.unwrap_or_default(),
             role: role.unwrap_or_default(),
+            stop_policy: stop_policy.unwrap_or_default(),
             target,
             interrupts: original
                 .get("onTerminate")
@@ -201,8 +208,12 @@ impl Client {
         self.attach = Some(attach.clone());
         self.attach_seq = Some(message.seq());
         let can_have_children = self.capabilities.supports_start_debugging_request;
-        let wants_tree =
-            attach.view == ViewKind::Tree || attach.view == ViewKind::Auto && can_have_children;
+        let view = match attach.view {
+            ViewKind::Auto if can_have_children => ViewKind::Tree,
+            // The merged view is asked for by its name, until it has the control of groups that it needs.
+            ViewKind::Auto => ViewKind::Process,
+            view => view,
+        };
         match attach.target {
             Target::Session(id) => match self.hub.session(id) {
                 Some(session) => self.join(&session, out),
@@ -231,9 +242,20 @@ impl Client {
                     self.inject(pid, message.seq());
                 }
             },
-            Target::Any if wants_tree => {
+            Target::Any if view == ViewKind::Tree => {
                 self.set_stage(Stage::Attaching);
+                self.seat = Seat::Root;
                 *self.handle.view() = View::Tree(attach.sessions.clone());
+                self.may_configure(out);
+            }
+            Target::Any if view == ViewKind::Merged => {
+                self.set_stage(Stage::Attaching);
+                *self.handle.view() = View::Merged(attach.sessions.clone());
+                let mut fleet = Fleet::new(self.handle.clone(), attach);
+                for session in self.sessions_in_view() {
+                    fleet.join(&session, out);
+                }
+                self.seat = Seat::Fleet(Box::new(fleet));
                 self.may_configure(out);
             }
             Target::Any => self.wait_for(None, out),

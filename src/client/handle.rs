@@ -31,6 +31,8 @@ pub enum View {
     Process(SessionId, Announces),
     /// All that match, each announced to it.
     Tree(Selector),
+    /// All that match, in one session.
+    Merged(Selector),
 }
 
 /// Whether a client of one process is told of the children.
@@ -66,8 +68,8 @@ struct Adoption {
 
 /// What other tasks tell a client.
 pub enum Mail {
-    /// Its session says something.
-    Session(FromSession),
+    /// A session that it watches says something.
+    Session(SessionId, FromSession),
     /// A session that it has in view has come.
     Opened(Arc<session::Handle>),
     /// What came of a verb: the response.
@@ -82,21 +84,21 @@ pub enum FromSession {
     Joined,
     /// An event, as the client is to see it.
     Event(Message),
-    /// The answer to its request of that number.
+    /// The answer to its request of that token.
     Response(i64, Message),
     /// Something to be told on its console.
     Notice(String),
     /// The process has ended.
-    Ended(SessionId),
+    Ended,
 }
 
 impl Weight for Mail {
     fn weight(&self) -> usize {
         match self {
-            Mail::Session(FromSession::Event(message) | FromSession::Response(_, message))
+            Mail::Session(_, FromSession::Event(message) | FromSession::Response(_, message))
             | Mail::Answer(message) => message.size(),
-            Mail::Session(FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
-            Mail::Session(FromSession::Joined | FromSession::Ended(_)) | Mail::Opened(_) => 0,
+            Mail::Session(_, FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
+            Mail::Session(_, FromSession::Joined | FromSession::Ended) | Mail::Opened(_) => 0,
         }
     }
 }
@@ -117,9 +119,9 @@ impl Handle {
         }
     }
 
-    /// Tells it something of its session. A client that has no room for it is closed.
-    pub fn tell(&self, mail: FromSession) {
-        self.mailbox.send(Mail::Session(mail));
+    /// Tells it something of a session. A client that has no room for it is closed.
+    pub fn tell(&self, session: SessionId, mail: FromSession) {
+        self.mailbox.send(Mail::Session(session, mail));
     }
 
     /// Tells it that a session has come.
@@ -200,7 +202,7 @@ impl Handle {
                 pid.is_none_or(|pid| pid == info.pid) && selector.matches(&info.subject())
             }
             View::Process(parent, Announces::Children) => announcer == Some(*parent),
-            View::Tree(selector) => selector.matches(&info.subject()),
+            View::Tree(selector) | View::Merged(selector) => selector.matches(&info.subject()),
         };
         in_view && !info.helper
     }

@@ -8,6 +8,9 @@ mod attach;
 mod handle;
 mod initialize;
 mod inject;
+mod lens;
+mod membership;
+mod merged;
 mod tree;
 
 use std::collections::{HashMap, HashSet};
@@ -17,7 +20,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::{Instant, timeout};
 
 use crate::control;
@@ -31,6 +33,8 @@ use crate::wire::{Error, Kind, Message, Outbox};
 pub use attach::{Attach, Role, ViewKind};
 pub use handle::{Announces, ClientId, FromSession, Handle, Mail, View};
 use initialize::Capabilities;
+use membership::{Closed, Membership};
+use merged::{Fleet, Progress};
 
 /// How long a client may stay without an `attach` after its `initialize`, or without a `disconnect` after the
 /// end of its session. Then its connection is closed.
@@ -44,22 +48,6 @@ pub const MAX_VERBS: usize = 32;
 
 /// How deep a request may be nested. pydevd's JSON reader gives up somewhere below, and then never answers.
 pub const MAX_DEPTH: usize = 128;
-
-/// A client's place in a session; dropping it is the goodbye.
-struct Membership {
-    session: Arc<session::Handle>,
-    client: ClientId,
-    /// A place in the session's inbox that is kept for the goodbye.
-    goodbye: Option<OwnedPermit<session::Mail>>,
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        if let Some(goodbye) = self.goodbye.take() {
-            goodbye.send(session::Mail::Leave(self.client));
-        }
-    }
-}
 
 /// How far a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +64,18 @@ enum Stage {
     Ended,
 }
 
+/// What a client sits in front of.
+enum Seat {
+    /// Nothing, or nothing yet.
+    Nobody,
+    /// One process.
+    Process(Membership),
+    /// The root of a tree, which has no process.
+    Root,
+    /// All processes that match, in one session.
+    Fleet(Box<Fleet>),
+}
+
 /// One DAP connection of an IDE.
 struct Client {
     hub: Arc<Hub>,
@@ -89,7 +89,7 @@ struct Client {
     attach: Option<Arc<Attach>>,
     attach_seq: Option<i64>,
     configuration_done_seq: Option<i64>,
-    membership: Option<Membership>,
+    seat: Seat,
     /// The sessions that it has been told of.
     announced: HashSet<SessionId>,
     /// By the number of its `startDebugging`, those of which it has not said whether it will attach.
@@ -122,7 +122,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
         attach: None,
         attach_seq: None,
         configuration_done_seq: None,
-        membership: None,
+        seat: Seat::Nobody,
         announced: HashSet::new(),
         unanswered: HashMap::new(),
         configuration: crate::breakpoints::Configuration::default(),
@@ -138,7 +138,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
     match &end {
         End::Stopped if hub.stop.is_cancelled() => {
             // Its session stops as well, and answers first what it owes.
-            while client.membership.is_some() {
+            while client.owes_answers() {
                 match timeout(LAST_ANSWERS, inbox.recv()).await {
                     Ok(Some(mail)) => client.mail(mail, &mut link.out),
                     _ => break,
@@ -159,6 +159,15 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
 }
 
 impl Client {
+    /// Whether a session may still have something to say to it.
+    fn owes_answers(&self) -> bool {
+        match &self.seat {
+            Seat::Process(_) => true,
+            Seat::Fleet(fleet) => !fleet.is_empty(),
+            Seat::Root | Seat::Nobody => false,
+        }
+    }
+
     fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
         self.since = Instant::now();
@@ -198,34 +207,36 @@ impl Client {
             }
             (_, Stage::Ended) => fail(out, "the session has ended"),
             ("configurationDone", Stage::Live) => fail(out, "the session is already configured"),
-            _ if self.membership.is_some() => self.forward(message, out),
-            _ => self.root_request(message, out),
+            _ if message.depth() > MAX_DEPTH => {
+                fail(
+                    out,
+                    &format!("the message is nested deeper than {MAX_DEPTH} levels"),
+                );
+            }
+            _ => match &mut self.seat {
+                Seat::Process(_) => self.forward(message, out),
+                Seat::Fleet(fleet) => {
+                    if fleet.on_request(message, out) == Progress::Configured {
+                        self.live(out);
+                    }
+                }
+                Seat::Root | Seat::Nobody => self.root_request(message, out),
+            },
         }
     }
 
     /// Passes a request to the process.
     fn forward(&mut self, message: &Message, out: &mut Outbox) {
-        if message.depth() > MAX_DEPTH {
-            let why = format!("the message is nested deeper than {MAX_DEPTH} levels");
-            out.send(&Message::failure(message.seq(), message.name(), &why));
-            return;
-        }
         if message.name() == "configurationDone" && self.configuration_done_seq.is_some() {
             let why = "the session is already configured";
             out.send(&Message::failure(message.seq(), message.name(), why));
             return;
         }
-        let Some(membership) = &self.membership else {
+        let Seat::Process(membership) = &self.seat else {
             return;
         };
-        let mail = session::Mail::Request(self.handle.clone(), message.clone());
-        if let Err(error) = membership.session.inbox.try_send(mail) {
-            let why = match error {
-                tokio::sync::mpsc::error::TrySendError::Full(_) => {
-                    "the process does not keep up with what it is asked"
-                }
-                tokio::sync::mpsc::error::TrySendError::Closed(_) => "the process has ended",
-            };
+        if let Err(closed) = membership.ask(message.seq(), message.clone()) {
+            let why = closed.why();
             out.send(&Message::failure(message.seq(), message.name(), why));
         } else if message.name() == "configurationDone" {
             self.configuration_done_seq = Some(message.seq());
@@ -237,34 +248,12 @@ impl Client {
         let Some(attach) = self.attach.clone() else {
             return;
         };
-        let goodbye = match session.inbox.clone().try_reserve_owned() {
-            Ok(goodbye) => goodbye,
-            Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) => return self.ended(out),
-            Err(tokio::sync::mpsc::error::TrySendError::Full(_)) => {
-                return self.attach_failed(
-                    "the process has more clients and requests than it can serve",
-                    out,
-                );
-            }
-        };
         *self.handle.view() = View::Process(session.id, attach.announces());
         self.set_stage(Stage::Attaching);
-        let client = self.handle.id;
-        self.membership = Some(Membership {
-            session: session.clone(),
-            client,
-            goodbye: Some(goodbye),
-        });
-        let mail = session::Mail::Join(self.handle.clone(), attach);
-        if session.inbox.try_send(mail).is_err() {
-            // It is not a member, and there is no goodbye to say.
-            let is_closed = session.inbox.is_closed();
-            self.membership = None;
-            if is_closed {
-                self.ended(out);
-            } else {
-                self.attach_failed("the process has more to do than it can", out);
-            }
+        match Membership::enter(session, &self.handle, &attach) {
+            Ok(membership) => self.seat = Seat::Process(membership),
+            Err(Closed::Ended) => self.ended(out),
+            Err(closed) => self.attach_failed(closed.why(), out),
         }
     }
 
@@ -278,12 +267,16 @@ impl Client {
         }
     }
 
-    fn on_session_mail(&mut self, mail: FromSession, out: &mut Outbox) {
+    fn on_session_mail(&mut self, session: SessionId, mail: FromSession, out: &mut Outbox) {
+        if let Seat::Fleet(fleet) = &mut self.seat {
+            return fleet.on_mail(session, mail, out);
+        }
+        if matches!(self.seat, Seat::Root) {
+            // The view is over, and with it what was asked.
+            return;
+        }
         match mail {
-            FromSession::Joined => self.may_configure(out),
-            FromSession::Event(event) => {
-                out.send(&event);
-            }
+            // What was under way when the client's session ended is still answered, and nothing else told.
             FromSession::Response(seq, message) => {
                 out.answer(&message, seq);
                 if self.configuration_done_seq == Some(seq) {
@@ -293,8 +286,13 @@ impl Client {
                     }
                 }
             }
+            _ if self.stage == Stage::Ended => {}
+            FromSession::Joined => self.may_configure(out),
+            FromSession::Event(event) => {
+                out.send(&event);
+            }
             FromSession::Notice(text) => notice(&text, out),
-            FromSession::Ended(_) => self.ended(out),
+            FromSession::Ended => self.ended(out),
         }
     }
 
@@ -336,12 +334,19 @@ impl Client {
             };
             out.send(&Message::event("terminated", body));
         }
-        self.over();
+        self.over(out);
     }
 
-    fn over(&mut self) {
+    fn over(&mut self, out: &mut Outbox) {
         *self.handle.view() = View::Nothing;
-        self.membership = None;
+        self.seat = match std::mem::replace(&mut self.seat, Seat::Nobody) {
+            Seat::Fleet(fleet) => {
+                fleet.close(out);
+                Seat::Root
+            }
+            Seat::Process(_) | Seat::Nobody => Seat::Nobody,
+            Seat::Root => Seat::Root,
+        };
         self.set_stage(Stage::Ended);
     }
 
@@ -361,7 +366,7 @@ impl Client {
         if !matches!(self.stage, Stage::Ended | Stage::Initialized) {
             out.send(&Message::event("terminated", json!({})));
         }
-        self.over();
+        self.over(out);
         out.send(&Message::response(message.seq(), "disconnect", json!({})));
         self.finished = true;
     }
@@ -378,7 +383,9 @@ impl Client {
                 "terminate",
                 "this client is an observer: it may look, not touch",
             ));
-        } else if self.membership.is_some() && attach.is_some_and(|attach| attach.interrupts) {
+        } else if matches!(self.seat, Seat::Process(_))
+            && attach.is_some_and(|attach| attach.interrupts)
+        {
             // The process ends by itself, by the KeyboardInterrupt that pydevd raises in it.
             self.forward(message, out);
         } else {
@@ -387,7 +394,7 @@ impl Client {
                 self.answer_attach(out);
                 out.send(&Message::event("terminated", json!({})));
             }
-            self.over();
+            self.over(out);
             out.send(&Message::response(message.seq(), "terminate", json!({})));
         }
     }
@@ -400,11 +407,10 @@ impl Client {
         {
             return;
         }
-        let is_root = matches!(&*self.handle.view(), View::Tree(_));
-        let sessions = match &self.membership {
-            Some(membership) => vec![membership.session.clone()],
-            None if is_root => self.sessions_in_view(),
-            None => Vec::new(),
+        let sessions = match &self.seat {
+            Seat::Process(membership) => vec![membership.session.clone()],
+            Seat::Root | Seat::Fleet(_) => self.sessions_in_view(),
+            Seat::Nobody => Vec::new(),
         };
         for session in sessions {
             if session.inbox.try_send(session::Mail::Terminate).is_err() {
@@ -473,12 +479,7 @@ impl Peer for Client {
     fn mail(&mut self, mail: Mail, out: &mut Outbox) {
         self.scale.take_off(&mail);
         match mail {
-            // What was under way when the client's session ended is still answered, not told.
-            Mail::Session(FromSession::Response(seq, message)) => {
-                self.on_session_mail(FromSession::Response(seq, message), out);
-            }
-            Mail::Session(mail) if self.stage != Stage::Ended => self.on_session_mail(mail, out),
-            Mail::Session(_) => {}
+            Mail::Session(session, mail) => self.on_session_mail(session, mail, out),
             Mail::Opened(session) => self.on_opened(&session, out),
             Mail::Answer(message) => {
                 self.verbs = self.verbs.saturating_sub(1);
@@ -486,7 +487,7 @@ impl Peer for Client {
             }
             Mail::NotInjected(seq, why) => {
                 // Unless the process has come all the same.
-                if self.attach_seq == Some(seq) && self.membership.is_none() {
+                if self.attach_seq == Some(seq) && matches!(self.seat, Seat::Nobody) {
                     self.attach_failed(&why, out);
                 }
             }
@@ -494,12 +495,20 @@ impl Peer for Client {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        matches!(self.stage, Stage::Initialized | Stage::Ended).then(|| self.since + IDLE_WAIT)
+        match (&self.seat, self.stage) {
+            (_, Stage::Initialized | Stage::Ended) => Some(self.since + IDLE_WAIT),
+            (Seat::Fleet(fleet), _) => fleet.deadline(),
+            _ => None,
+        }
     }
 
-    fn expired(&mut self, _out: &mut Outbox) {
-        tracing::info!(client = %self.handle.id, "a client that asks for nothing is closed");
-        self.finished = true;
+    fn expired(&mut self, out: &mut Outbox) {
+        if let Seat::Fleet(fleet) = &mut self.seat {
+            fleet.expire(out);
+        } else {
+            tracing::info!(client = %self.handle.id, "a client that asks for nothing is closed");
+            self.finished = true;
+        }
     }
 
     fn finished(&self) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Client, Stage, View};
+use super::{Client, Seat, Stage, View};
 use crate::session::{self, SessionId};
 use crate::wire::{Message, Outbox};
 
@@ -30,7 +30,9 @@ const MAX_ANNOUNCED: usize = 4096;
 impl Client {
     /// A session that the client has in view has come.
     pub(super) fn on_opened(&mut self, session: &Arc<session::Handle>, out: &mut Outbox) {
-        if self.waits() {
+        if let Seat::Fleet(fleet) = &mut self.seat {
+            fleet.join(session, out);
+        } else if self.waits() {
             self.join(session, out);
         } else if self.stage == Stage::Live {
             self.announce(session, out);
@@ -40,6 +42,9 @@ impl Client {
 
     /// Tells of the sessions that are there already.
     pub(super) fn announce_known(&mut self, out: &mut Outbox) {
+        if matches!(self.seat, Seat::Fleet(_)) {
+            return;
+        }
         for session in self.sessions_in_view() {
             self.announce(&session, out);
         }

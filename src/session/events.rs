@@ -136,7 +136,9 @@ impl Session {
         for watcher in self.live() {
             // Visual Studio takes the event badly after its own request (debugpy's adapter never sends it).
             if !(watcher.client.is_visual_studio() && self.resumed_by == Some(watcher.client.id)) {
-                watcher.client.tell(FromSession::Event(event.clone()));
+                watcher
+                    .client
+                    .tell(self.handle.id, FromSession::Event(event.clone()));
             }
         }
     }
@@ -164,7 +166,7 @@ impl Session {
                 _ => body["hitBreakpointIds"] = ids.into(),
             }),
         };
-        client.tell(FromSession::Event(event));
+        client.tell(self.handle.id, FromSession::Event(event));
     }
 
     /// A breakpoint's verdict has changed: its owners are told, each under its own number.
@@ -181,7 +183,9 @@ impl Session {
         for (owner, own) in placed.flat_map(|placed| &placed.parts) {
             if let Some(watcher) = self.live().find(|watcher| watcher.client.id == *owner) {
                 let event = rewritten(event, |body| body["breakpoint"]["id"] = (*own).into());
-                watcher.client.tell(FromSession::Event(event));
+                watcher
+                    .client
+                    .tell(self.handle.id, FromSession::Event(event));
             }
         }
     }

@@ -179,8 +179,8 @@ pub enum Mail {
     Decline(client::ClientId),
     /// A client has gone, by whatever way.
     Leave(client::ClientId),
-    /// A client's request for the process, answered exactly once.
-    Request(Arc<client::Handle>, Message),
+    /// A client's request for the process, answered exactly once, under the client's token for it.
+    Request(Arc<client::Handle>, i64, Message),
     /// A client wants the process to end.
     Terminate,
     /// Somebody wants to know where the process is stopped; answered by dropping it once [`Info`] says so.
@@ -438,7 +438,7 @@ impl Session {
         for watcher in &self.watchers {
             watcher
                 .client
-                .tell(client::FromSession::Ended(self.handle.id));
+                .tell(self.handle.id, client::FromSession::Ended);
         }
         self.watchers.clear();
         {
@@ -499,7 +499,9 @@ impl Peer for Session {
             Mail::Expect(client) => self.expect(client, out),
             Mail::Decline(client) => self.decline(client, out),
             Mail::Leave(client) => self.leave(client, out),
-            Mail::Request(client, message) => self.on_request(&client, &message, out),
+            Mail::Request(client, token, message) => {
+                self.on_request(&client, token, &message, out);
+            }
             Mail::Terminate => self.terminate(out),
             Mail::Locate(reply) => self.locate(reply, out),
             Mail::Reconnected(link, caller) => self.next = Some((link, caller)),

@@ -87,7 +87,7 @@ impl Session {
                 })
                 .collect();
             if !different.is_empty() {
-                watcher.client.tell(FromSession::Notice(format!(
+                watcher.client.tell(self.handle.id, FromSession::Notice(format!(
                     "a process has one set of options, and those of the client that attached first stay in force: {}",
                     different.join("; ")
                 )));

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
-use super::{Placed, Session, Stage};
+use super::{Placed, Session, SessionId, Stage};
 use crate::breakpoints::{Changed, Lines, Merged, union};
 use crate::client::{self, ClientId, FromSession, Role};
 use crate::wire::{Message, Outbox};
@@ -88,29 +88,24 @@ pub(super) struct Union {
 /// A client that waits for an answer.
 pub(super) struct Asker {
     client: Arc<client::Handle>,
-    seq: i64,
+    session: SessionId,
+    /// What the client calls its request.
+    token: i64,
     command: Box<str>,
 }
 
 impl Asker {
-    fn new(client: &Arc<client::Handle>, message: &Message) -> Asker {
-        Asker {
-            client: client.clone(),
-            seq: message.seq(),
-            command: message.name().into(),
-        }
-    }
-
     fn answer(&self, message: Message) {
-        self.client.tell(FromSession::Response(self.seq, message));
+        self.client
+            .tell(self.session, FromSession::Response(self.token, message));
     }
 
     fn succeed(&self, body: impl serde::Serialize) {
-        self.answer(Message::response(self.seq, &self.command, body));
+        self.answer(Message::response(self.token, &self.command, body));
     }
 
     fn fail(&self, message: &str) {
-        self.answer(Message::failure(self.seq, &self.command, message));
+        self.answer(Message::failure(self.token, &self.command, message));
     }
 
     /// The process has gone without an answer.
@@ -135,10 +130,17 @@ impl Session {
     pub(super) fn on_request(
         &mut self,
         client: &Arc<client::Handle>,
+        token: i64,
         message: &Message,
         out: &mut Outbox,
     ) {
-        let asker = Asker::new(client, message);
+        let (session, command) = (self.handle.id, message.name().into());
+        let asker = Asker {
+            client: client.clone(),
+            session,
+            token,
+            command,
+        };
         let Some(watcher) = self.watcher(client.id) else {
             return asker.lost();
         };
@@ -190,7 +192,7 @@ impl Session {
                 if !self.threads.is_stopped(thread) {
                     // pydevd would keep it, and carry it out at the thread's next stop.
                     let why = format!("thread {thread} is running; pause it first");
-                    asker.answer(Message::refusal(asker.seq, command, "notStopped", &why));
+                    asker.answer(Message::refusal(asker.token, command, "notStopped", &why));
                 } else if matches!(command, "next" | "stepIn" | "stepOut") {
                     self.resume(asker, message.clone(), out);
                 } else {

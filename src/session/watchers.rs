@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Session, Stage};
+use super::{Session, SessionId, Stage};
 use crate::breakpoints::Configuration;
 use crate::client::{self, ClientId, FromSession};
 use crate::config::OnLastDetach;
@@ -51,11 +51,11 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Passes on an event that may be left out when there is no room for it.
-    fn offer(&mut self, event: &Message) {
+    fn offer(&mut self, session: SessionId, event: &Message) {
         if self.sheds() {
             self.lost += 1;
         } else {
-            self.client.tell(FromSession::Event(event.clone()));
+            self.client.tell(session, FromSession::Event(event.clone()));
         }
     }
 
@@ -112,7 +112,7 @@ impl Session {
         out: &mut Outbox,
     ) {
         if self.stage == Stage::Ended {
-            client.tell(FromSession::Ended(self.handle.id));
+            client.tell(self.handle.id, FromSession::Ended);
             return;
         }
         let id = client.id;
@@ -136,7 +136,7 @@ impl Session {
     /// The client's configuration may begin.
     pub(super) fn tell_joined(&self, client: ClientId) {
         if let Some(watcher) = self.watcher(client) {
-            watcher.client.tell(FromSession::Joined);
+            watcher.client.tell(self.handle.id, FromSession::Joined);
         }
     }
 
@@ -230,7 +230,9 @@ impl Session {
             .chain(self.threads.started())
             .chain(&self.output.events);
         for event in snapshot {
-            watcher.client.tell(FromSession::Event(event.clone()));
+            watcher
+                .client
+                .tell(self.handle.id, FromSession::Event(event.clone()));
         }
         for stop in self.threads.stops() {
             self.tell_stop(&watcher.client, stop);
@@ -254,18 +256,21 @@ impl Session {
     /// Tells every client something that none must miss.
     pub(super) fn broadcast(&self, event: &Message) {
         for watcher in self.live() {
-            watcher.client.tell(FromSession::Event(event.clone()));
+            watcher
+                .client
+                .tell(self.handle.id, FromSession::Event(event.clone()));
         }
     }
 
     /// Tells every client something that one who cannot keep up may miss.
     pub(super) fn offer(&mut self, event: &Message) {
+        let session = self.handle.id;
         for watcher in self
             .watchers
             .iter_mut()
             .filter(|watcher| watcher.configured)
         {
-            watcher.offer(event);
+            watcher.offer(session, event);
         }
     }
 
@@ -287,7 +292,7 @@ impl Session {
                     watcher.lags_since = None;
                     if watcher.lost > 0 {
                         tracing::warn!(client = %watcher.client.id, lost = watcher.lost, "a slow client has lost events");
-                        watcher.client.tell(FromSession::Notice(format!(
+                        watcher.client.tell(self.handle.id, FromSession::Notice(format!(
                             "{} events (output, modules) were left out because this client was too slow",
                             std::mem::take(&mut watcher.lost)
                         )));

@@ -1,0 +1,563 @@
+//! The lens of the merged view: how the ids of many processes look in one DAP session.
+//!
+//! Every process counts its threads, frames and variables from 1, so each id is renamed on its way to the client,
+//! and back on its way to the process that it belongs to. Names of the view come from one counter that goes round
+//! in 31 bits and passes over those in use, so that one that has died means nothing for a long time, and never
+//! another thing.
+//! This module knows where DAP has ids in a body, and nothing of what requests and events do.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+
+/// The largest id that every client can keep: DAP's ids are 32 bits wide and positive.
+pub const MAX_ID: i64 = i32::MAX as i64;
+
+/// A process of the view; its number is never used again in it.
+pub type Member = u64;
+
+/// What an id is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A thread; lives until it exits.
+    Thread,
+    /// A stack frame; lives while its thread is stopped.
+    Frame,
+    /// A scope or a variable with children; lives while its thread is stopped.
+    Variables,
+    /// A source without a file; lives while its thread is stopped.
+    Source,
+    /// Where `goto` and `stepIn` can go; lives while its thread is stopped.
+    Target,
+    /// A breakpoint; lives until it is set anew.
+    Breakpoint,
+    /// A module; lives as long as its process.
+    Module,
+    /// Where something is declared; lives while its thread is stopped.
+    Location,
+    /// What a `progress` event is about; lives as long as its process.
+    Progress,
+    /// An address; lives while its thread is stopped.
+    Memory,
+}
+
+impl Kind {
+    /// Whether it dies when its thread runs.
+    fn is_of_a_stop(self) -> bool {
+        matches!(
+            self,
+            Kind::Frame
+                | Kind::Variables
+                | Kind::Source
+                | Kind::Target
+                | Kind::Location
+                | Kind::Memory
+        )
+    }
+
+    /// What DAP calls it, for errors.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Thread => "thread",
+            Kind::Frame => "frame",
+            Kind::Variables => "variables reference",
+            Kind::Source => "source reference",
+            Kind::Target => "target",
+            Kind::Breakpoint => "breakpoint",
+            Kind::Module => "module",
+            Kind::Location => "location reference",
+            Kind::Progress => "progress",
+            Kind::Memory => "memory reference",
+        }
+    }
+
+    /// The kind of the id that stands under `key`, in an object or a list that stands under `parent`.
+    fn of(key: &str, parent: &str) -> Option<Kind> {
+        Some(match (key, parent) {
+            ("threadId", _) | ("id", "threads") => Kind::Thread,
+            ("frameId", _) | ("id", "stackFrames") => Kind::Frame,
+            ("variablesReference", _) => Kind::Variables,
+            ("sourceReference", _) => Kind::Source,
+            ("targetId", _) | ("id", "targets") => Kind::Target,
+            ("id", "breakpoints" | "breakpoint") | ("hitBreakpointIds", _) => Kind::Breakpoint,
+            ("moduleId", _) | ("id", "modules" | "module") => Kind::Module,
+            (
+                "locationReference" | "declarationLocationReference" | "valueLocationReference",
+                _,
+            ) => Kind::Location,
+            ("progressId", _) => Kind::Progress,
+            ("memoryReference" | "instructionPointerReference" | "instructionReference", _) => {
+                Kind::Memory
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// An id as its process knows it: a number, or a text where DAP has texts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Native {
+    Number(i64),
+    Text(String),
+}
+
+impl Native {
+    /// The id that a value is, if it is one: in references, 0 means that there is none.
+    fn of(kind: Kind, value: &Value) -> Option<Native> {
+        match value {
+            Value::Number(number) => {
+                let number = number.as_i64()?;
+                let none = matches!(kind, Kind::Variables | Kind::Source | Kind::Location);
+                (!(none && number <= 0)).then_some(Native::Number(number))
+            }
+            Value::String(text) => Some(Native::Text(text.clone())),
+            _ => None,
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Native::Number(number) => (*number).into(),
+            Native::Text(text) => text.as_str().into(),
+        }
+    }
+}
+
+/// What an id of the view stands for.
+#[derive(Debug, Clone)]
+struct Meaning {
+    member: Member,
+    kind: Kind,
+    native: Native,
+    /// The thread with whose stop it dies; none if it dies with any resuming of its process.
+    thread: Option<i64>,
+}
+
+/// Whose the ids of a body are.
+#[derive(Clone, Copy)]
+struct Owner {
+    member: Member,
+    thread: Option<i64>,
+    /// The stop that the body tells of is over: its ids are given numbers that mean nothing.
+    is_late: bool,
+}
+
+/// An id of the view that means nothing, or not what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stale {
+    /// What is to be told.
+    pub message: String,
+}
+
+/// The ids of one view.
+#[derive(Default)]
+pub struct Lens {
+    last: i64,
+    meanings: HashMap<i64, Meaning>,
+    names: HashMap<(Member, Kind, Native), i64>,
+    /// By process, the ids that it has in the view.
+    of_member: HashMap<Member, HashSet<i64>>,
+    /// The view's own breakpoints: each stands for one in every process.
+    breakpoints: HashSet<i64>,
+}
+
+impl Lens {
+    /// A number for a breakpoint of the view.
+    pub fn breakpoint(&mut self) -> i64 {
+        let id = self.fresh();
+        self.breakpoints.insert(id);
+        id
+    }
+
+    /// A breakpoint of the view is gone.
+    pub fn drop_breakpoint(&mut self, id: i64) {
+        self.breakpoints.remove(&id);
+    }
+
+    fn fresh(&mut self) -> i64 {
+        loop {
+            self.last = if self.last >= MAX_ID {
+                1
+            } else {
+                self.last + 1
+            };
+            let in_use =
+                self.meanings.contains_key(&self.last) || self.breakpoints.contains(&self.last);
+            if !in_use {
+                return self.last;
+            }
+        }
+    }
+
+    /// The view's name for a thread of a process.
+    pub fn thread(&mut self, member: Member, thread: i64) -> i64 {
+        self.name(member, Kind::Thread, Native::Number(thread), None)
+    }
+
+    fn name(&mut self, member: Member, kind: Kind, native: Native, thread: Option<i64>) -> i64 {
+        let key = (member, kind, native);
+        if let Some(id) = self.names.get(&key) {
+            return *id;
+        }
+        let id = self.fresh();
+        let meaning = Meaning {
+            member,
+            kind,
+            native: key.2.clone(),
+            thread,
+        };
+        self.meanings.insert(id, meaning);
+        self.names.insert(key, id);
+        self.of_member.entry(member).or_default().insert(id);
+        id
+    }
+
+    /// Renames the ids in a body that comes from a process.
+    ///
+    /// `thread` is the thread whose stop the answer is about. Breakpoints keep their ids: they belong to the
+    /// view, which has one for all processes.
+    pub fn outward(&mut self, member: Member, thread: Option<i64>, body: &mut Value) {
+        let owner = Owner {
+            member,
+            thread,
+            is_late: false,
+        };
+        self.rename(owner, body, "");
+    }
+
+    /// The same for an answer that comes when the process has run on: what belonged to the stop is dead already.
+    pub fn outward_late(&mut self, member: Member, thread: Option<i64>, body: &mut Value) {
+        let owner = Owner {
+            member,
+            thread,
+            is_late: true,
+        };
+        self.rename(owner, body, "");
+    }
+
+    fn rename(&mut self, owner: Owner, value: &mut Value, parent: &str) {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    match Kind::of(key, parent) {
+                        Some(Kind::Breakpoint) => {}
+                        Some(kind) => {
+                            if let Some(native) = Native::of(kind, value) {
+                                let is_text = matches!(native, Native::Text(_));
+                                let id = if owner.is_late && kind.is_of_a_stop() {
+                                    self.fresh()
+                                } else {
+                                    self.name(owner.member, kind, native, owner.thread)
+                                };
+                                *value = if is_text {
+                                    id.to_string().into()
+                                } else {
+                                    id.into()
+                                };
+                            }
+                        }
+                        None => self.rename(owner, value, key),
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for item in items {
+                    self.rename(owner, item, parent);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Renames the ids in the arguments of a request back, and says whose they are, with the thread that their
+    /// answer is about; none if there are no ids in it.
+    ///
+    /// # Errors
+    /// [`Stale`], if one of them means nothing any more, or they belong to different processes.
+    pub fn inward(&self, arguments: &mut Value) -> Result<Option<(Member, Option<i64>)>, Stale> {
+        let mut owner = None;
+        self.restore(arguments, "", &mut owner)?;
+        Ok(owner)
+    }
+
+    fn restore(
+        &self,
+        value: &mut Value,
+        parent: &str,
+        owner: &mut Option<(Member, Option<i64>)>,
+    ) -> Result<(), Stale> {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    let Some(kind) = Kind::of(key, parent) else {
+                        self.restore(value, key, owner)?;
+                        continue;
+                    };
+                    let id = match Native::of(kind, value) {
+                        None => continue,
+                        Some(Native::Number(id)) => Some(id),
+                        Some(Native::Text(text)) => text.parse().ok(),
+                    };
+                    let meaning = id.and_then(|id| self.meanings.get(&id));
+                    let Some(meaning) = meaning.filter(|meaning| meaning.kind == kind) else {
+                        let what = kind.word();
+                        let message =
+                            format!("there is no {what} {value} in this session, or no longer");
+                        return Err(Stale { message });
+                    };
+                    let thread = match (meaning.kind, &meaning.native) {
+                        (Kind::Thread, Native::Number(thread)) => Some(*thread),
+                        _ => meaning.thread,
+                    };
+                    match owner {
+                        Some((member, _)) if *member != meaning.member => {
+                            let message = "the ids belong to different processes".into();
+                            return Err(Stale { message });
+                        }
+                        Some((_, known)) => *known = known.or(thread),
+                        None => *owner = Some((meaning.member, thread)),
+                    }
+                    *value = meaning.native.value();
+                }
+                Ok(())
+            }
+            Value::Array(items) => items
+                .iter_mut()
+                .try_for_each(|item| self.restore(item, parent, owner)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A process runs on, all of it or one thread: what belonged to the stop means nothing any more.
+    pub fn resumed(&mut self, member: Member, thread: Option<i64>) {
+        self.drop_if(member, |meaning| {
+            meaning.kind.is_of_a_stop()
+                && (thread.is_none() || meaning.thread.is_none() || meaning.thread == thread)
+        });
+    }
+
+    /// A thread has exited.
+    pub fn exited(&mut self, member: Member, thread: i64) {
+        self.drop_if(member, |meaning| {
+            let is_it = meaning.kind == Kind::Thread && meaning.native == Native::Number(thread);
+            is_it || meaning.kind.is_of_a_stop() && meaning.thread == Some(thread)
+        });
+    }
+
+    /// A process has left the view.
+    pub fn left(&mut self, member: Member) {
+        self.drop_if(member, |_| true);
+    }
+
+    fn drop_if(&mut self, member: Member, is_dead: impl Fn(&Meaning) -> bool) {
+        let Some(ids) = self.of_member.get_mut(&member) else {
+            return;
+        };
+        let (meanings, names) = (&mut self.meanings, &mut self.names);
+        ids.retain(|id| {
+            let Some(meaning) = meanings.get(id) else {
+                return false;
+            };
+            if !is_dead(meaning) {
+                return true;
+            }
+            if let Some(meaning) = meanings.remove(id) {
+                names.remove(&(meaning.member, meaning.kind, meaning.native));
+            }
+            false
+        });
+        if ids.is_empty() {
+            self.of_member.remove(&member);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A stack answer of a process, as the client sees it: the ids of its frames.
+    fn frames(lens: &mut Lens, member: Member, thread: i64, natives: &[i64]) -> Vec<i64> {
+        let frames: Vec<Value> = natives
+            .iter()
+            .map(|id| json!({ "id": id, "name": "f" }))
+            .collect();
+        let mut body = json!({ "stackFrames": frames });
+        lens.outward(member, Some(thread), &mut body);
+        let frames = body["stackFrames"].as_array().cloned().unwrap_or_default();
+        frames
+            .iter()
+            .filter_map(|frame| frame["id"].as_i64())
+            .collect()
+    }
+
+    fn owner_of_frame(lens: &Lens, id: i64) -> Result<(Member, i64), Stale> {
+        let mut arguments = json!({ "frameId": id, "expression": "x" });
+        let owner = lens.inward(&mut arguments)?.map(|(member, _)| member);
+        Ok((
+            owner.unwrap_or_default(),
+            arguments["frameId"].as_i64().unwrap_or_default(),
+        ))
+    }
+
+    #[test]
+    fn ids_of_two_processes_never_meet() {
+        let mut lens = Lens::default();
+        let one = frames(&mut lens, 1, 1, &[2, 3]);
+        let two = frames(&mut lens, 2, 1, &[2, 3]);
+        assert_eq!(owner_of_frame(&lens, one[0]), Ok((1, 2)));
+        assert_eq!(owner_of_frame(&lens, two[1]), Ok((2, 3)));
+        let mut both = json!({ "frameId": one[0], "threadId": lens.thread(2, 1) });
+        assert!(lens.inward(&mut both).is_err());
+    }
+
+    #[test]
+    fn every_id_of_a_body_is_renamed_and_nothing_else() {
+        let mut lens = Lens::default();
+        lens.thread(9, 1);
+        let mut body = json!({
+            "id": 5,
+            "variables": [{ "name": "id", "value": "7", "variablesReference": 3, "memoryReference": "0x1" }],
+            "source": { "sourceReference": 0, "path": "/a.py" },
+            "breakpoints": [{ "id": 4 }],
+            "targets": [{ "id": 6, "label": "f" }],
+            "module": { "id": 0 },
+        });
+        lens.outward(1, None, &mut body);
+        assert_eq!(body["id"], 5, "an id of nothing that DAP knows");
+        assert_eq!(body["variables"][0]["name"], "id");
+        assert_eq!(body["source"]["sourceReference"], 0, "no source");
+        assert_eq!(body["breakpoints"][0]["id"], 4, "the view's own");
+        let mut back = json!({
+            "variablesReference": body["variables"][0]["variablesReference"],
+            "memoryReference": body["variables"][0]["memoryReference"],
+            "targetId": body["targets"][0]["id"],
+            "moduleId": body["module"]["id"],
+        });
+        assert_eq!(lens.inward(&mut back), Ok(Some((1, None))));
+        assert_eq!(
+            back,
+            json!({ "variablesReference": 3, "memoryReference": "0x1", "targetId": 6, "moduleId": 0 })
+        );
+    }
+
+    #[test]
+    fn what_is_told_of_a_stop_that_is_over_means_nothing() {
+        let mut lens = Lens::default();
+        let live = frames(&mut lens, 1, 1, &[2]);
+        let mut body = json!({ "stackFrames": [{ "id": 2 }, { "id": 3 }], "threadId": 1 });
+        lens.outward_late(1, Some(1), &mut body);
+        for frame in body["stackFrames"].as_array().expect("it was one") {
+            let id = frame["id"].as_i64().expect("it was one");
+            assert!(owner_of_frame(&lens, id).is_err());
+        }
+        assert_eq!(owner_of_frame(&lens, live[0]), Ok((1, 2)));
+        assert_eq!(lens.thread(1, 1), body["threadId"], "a thread lives on");
+    }
+
+    #[test]
+    fn an_id_of_another_kind_is_no_id() {
+        let mut lens = Lens::default();
+        let thread = lens.thread(1, 1);
+        assert!(owner_of_frame(&lens, thread).is_err());
+    }
+
+    #[test]
+    fn the_counter_goes_round_and_passes_over_what_lives() {
+        let mut lens = Lens::default();
+        let first = lens.thread(1, 1);
+        let breakpoint = lens.breakpoint();
+        lens.last = MAX_ID - 1;
+        assert_eq!(lens.thread(1, 2), MAX_ID);
+        let next = lens.thread(1, 3);
+        assert!(next > breakpoint && breakpoint > first, "{next}");
+    }
+
+    #[test]
+    fn a_million_stops_leave_nothing_behind() {
+        let mut lens = Lens::default();
+        lens.thread(1, 1);
+        for _ in 0..1_000_000 {
+            frames(&mut lens, 1, 1, &[2]);
+            lens.resumed(1, None);
+        }
+        assert_eq!((lens.meanings.len(), lens.names.len()), (1, 1));
+        lens.left(1);
+        assert_eq!(
+            (lens.meanings.len(), lens.names.len(), lens.of_member.len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A process shows frames of a thread.
+        Stack(Member, i64, Vec<i64>),
+        Resume(Member, Option<i64>),
+        Exit(Member, i64),
+        Leave(Member),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let member = 1..4_u64;
+        let thread = 1..3_i64;
+        prop_oneof![
+            4 => (member.clone(), thread.clone(), vec(10..16_i64, 0..4)).prop_map(|(member, thread, frames)| Step::Stack(member, thread, frames)),
+            2 => (member.clone(), proptest::option::of(thread.clone())).prop_map(|(member, thread)| Step::Resume(member, thread)),
+            1 => (member.clone(), thread).prop_map(|(member, thread)| Step::Exit(member, thread)),
+            1 => member.prop_map(Step::Leave),
+        ]
+    }
+
+    proptest! {
+        /// Over any life of processes: each id that lives means what it was given for, each that has died means
+        /// nothing, and none is given twice while it lives.
+        #[test]
+        fn an_id_means_what_it_was_given_for_or_nothing(steps in vec(step(), 0..60)) {
+            let mut lens = Lens::default();
+            // By view id, what it was given for; and all that have died.
+            let mut live: BTreeMap<i64, (Member, i64, i64)> = BTreeMap::new();
+            let mut given: HashMap<(Member, i64), i64> = HashMap::new();
+            let mut dead = Vec::new();
+            for step in steps {
+                let dies = |&(member, thread, _): &(Member, i64, i64)| match step {
+                    Step::Stack(..) => false,
+                    Step::Resume(of, which) => member == of && which.is_none_or(|which| which == thread),
+                    Step::Exit(of, which) => member == of && which == thread,
+                    Step::Leave(of) => member == of,
+                };
+                dead.extend(live.iter().filter(|(_, what)| dies(what)).map(|(id, _)| *id));
+                live.retain(|_, what| !dies(what));
+                given.retain(|_, id| live.contains_key(id));
+                match step {
+                    Step::Stack(member, thread, natives) => {
+                        // A frame belongs to one thread of its process.
+                        let natives: Vec<i64> = natives.iter().map(|native| native * 10 + thread).collect();
+                        let ids = frames(&mut lens, member, thread, &natives);
+                        for (native, id) in natives.iter().zip(ids) {
+                            let known = given.insert((member, *native), id);
+                            prop_assert!(known.is_none_or(|known| known == id));
+                            prop_assert!(!dead.contains(&id), "an id of the dead");
+                            live.insert(id, (member, thread, *native));
+                        }
+                    }
+                    Step::Resume(member, thread) => lens.resumed(member, thread),
+                    Step::Exit(member, thread) => lens.exited(member, thread),
+                    Step::Leave(member) => lens.left(member),
+                }
+                for (id, (member, _, native)) in &live {
+                    prop_assert_eq!(owner_of_frame(&lens, *id), Ok((*member, *native)));
+                }
+                for id in &dead {
+                    prop_assert!(owner_of_frame(&lens, *id).is_err());
+                }
+            }
+        }
+    }
+}
