@@ -25,7 +25,7 @@
 //! | [`server`] | listens, admits, and gives each connection its task | messages |
 //! | [`session`] | one process: greeting, stop state, requests, its watchers | views |
 //! | [`breakpoints`] | what several clients want of one process, merged | connections |
-//! | [`client`] | one IDE: `initialize`, `attach`, its view | how a process is spoken to |
+//! | [`client`] | one IDE: `initialize`, `attach`, and its view: a process, a tree, all merged | how a process is spoken to |
 //! | [`mailbox`] | a client's bounded inbox, and when it lags | what mail says |
 //! | [`hub`] | the directory: who is there, who was, who has whom in view | sockets |
 //! | [`control`] | the verbs: the daemon's own operations | connections |

@@ -124,10 +124,19 @@ impl Session {
         }
     }
 
+    /// The process takes a client's options for wrong; it stays debugged, with those it has.
+    pub(super) fn tell_refused(&self, client: ClientId, answer: &Message) {
+        let why = answer.message().unwrap_or_default();
+        let text = format!("the process refuses the options of this attach: {why}");
+        if let Some(watcher) = self.watcher(client) {
+            watcher
+                .client
+                .tell(self.handle.id, FromSession::Notice(text));
+        }
+    }
+
     pub(super) fn attach_without_client(&mut self, out: &mut Outbox) {
-        // debugpy 1.6.7 takes an empty object for a missing one.
-        let arguments = Map::from_iter([("name".to_owned(), "dbgproxy".into())]);
-        self.attach(&arguments, None, out);
+        self.attach(&Map::new(), None, out);
     }
 
     fn first_controller(&self) -> Option<(ClientId, Map<String, Value>)> {
@@ -148,6 +157,10 @@ impl Session {
             } else if self.options.kept.contains(&key) && !default.is_null() {
                 arguments.insert(key, default);
             }
+        }
+        if arguments.is_empty() {
+            // debugpy takes an empty object for a missing one.
+            arguments.insert("name".into(), "dbgproxy".into());
         }
         // Only `launch` honours `stopOnEntry`, and only before user code runs does it make sense.
         let on_entry = given.get("stopOnEntry") == Some(&Value::Bool(true));

@@ -391,7 +391,12 @@ impl Session {
                 asker.answer(message);
             }
             Pending::Resume if !message.success() => self.threads.on_resume_failed(),
-            Pending::Attach(Some(client)) => self.tell_joined(client),
+            Pending::Attach(Some(client)) => {
+                if !message.success() {
+                    self.tell_refused(client, &message);
+                }
+                self.tell_joined(client);
+            }
             Pending::Breakpoints(union) => self.on_placed(union, &message, out),
             Pending::Locate(stop) => self.on_located(stop, &message),
             Pending::Own | Pending::Resume | Pending::Attach(None) => {}

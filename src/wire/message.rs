@@ -309,6 +309,16 @@ impl Message {
         (!text.is_empty()).then_some(text)
     }
 
+    /// What a failure says to whoever asked, if it says anything.
+    #[must_use]
+    pub fn message(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Failure {
+            message: Option<String>,
+        }
+        serde_json::from_slice::<Failure>(&self.bytes).ok()?.message
+    }
+
     /// Decodes `arguments` or `body` into the fields that its reader uses.
     ///
     /// # Errors
