@@ -8,6 +8,7 @@ mod events;
 mod greeting;
 mod identity;
 mod options;
+mod placing;
 mod requests;
 mod state;
 mod watchers;

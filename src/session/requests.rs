@@ -3,15 +3,14 @@
 //! Each request of a client is answered exactly once, also when its process ends.
 //! A request that pydevd would answer late, never, or at the wrong time is answered here instead.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{Placed, Session, SessionId, Stage};
-use crate::breakpoints::{Changed, Lines, Merged, union};
+use super::placing::{Union, unverified};
+use super::{Session, SessionId, Stage};
 use crate::client::{self, ClientId, FromSession, Role};
 use crate::wire::{Message, Outbox};
 
@@ -74,42 +73,31 @@ pub(super) enum Pending {
     Locate(u64),
 }
 
-/// A union of breakpoints that the process was given.
-pub(super) struct Union {
-    changed: Changed,
-    /// In its order, whose they are.
-    merged: Vec<Merged<ClientId>>,
-    /// The lines are those to which the process has moved them.
-    is_moved: bool,
-    /// The client that is to be answered, and its own numbers, in its order.
-    answer: Option<(Asker, Vec<i64>)>,
-}
-
 /// A client that waits for an answer.
 pub(super) struct Asker {
-    client: Arc<client::Handle>,
-    session: SessionId,
+    pub(super) client: Arc<client::Handle>,
+    pub(super) session: SessionId,
     /// What the client calls its request.
-    token: i64,
-    command: Box<str>,
+    pub(super) token: i64,
+    pub(super) command: Box<str>,
 }
 
 impl Asker {
-    fn answer(&self, message: Message) {
+    pub(super) fn answer(&self, message: Message) {
         self.client
             .tell(self.session, FromSession::Response(self.token, message));
     }
 
-    fn succeed(&self, body: impl serde::Serialize) {
+    pub(super) fn succeed(&self, body: impl serde::Serialize) {
         self.answer(Message::response(self.token, &self.command, body));
     }
 
-    fn fail(&self, message: &str) {
+    pub(super) fn fail(&self, message: &str) {
         self.answer(Message::failure(self.token, &self.command, message));
     }
 
     /// The process has gone without an answer.
-    fn lost(&self) {
+    pub(super) fn lost(&self) {
         if &*self.command == "continue" {
             // It ran, or it would not have ended.
             self.succeed(json!({ "allThreadsContinued": true }));
@@ -265,80 +253,6 @@ impl Session {
         }
     }
 
-    /// A client sets breakpoints: its own are replaced, and the process gets the new union.
-    fn configure(&mut self, asker: Asker, message: &Message, out: &mut Outbox) {
-        let Some(watcher) = self
-            .watchers
-            .iter_mut()
-            .find(|watcher| watcher.client.id == asker.client.id)
-        else {
-            return asker.lost();
-        };
-        match watcher.configuration.apply(message) {
-            Err(error) => asker.fail(&error.to_string()),
-            Ok(changed) if self.stage == Stage::Replaced => {
-                let ids = watcher
-                    .configuration
-                    .breakpoints(&changed)
-                    .iter()
-                    .map(|breakpoint| breakpoint.id);
-                let verdicts = ids
-                    .map(|id| unverified(id, "the process is being replaced"))
-                    .collect();
-                asker.succeed(verdict_body(&changed, verdicts));
-            }
-            Ok(changed) => {
-                let ids = watcher.configuration.breakpoints(&changed).iter();
-                let ids = ids.map(|breakpoint| breakpoint.id).collect();
-                self.send_union(changed, Some((asker, ids)), out);
-            }
-        }
-    }
-
-    /// Gives the process what all clients together want where something changed.
-    pub(super) fn send_union(
-        &mut self,
-        changed: Changed,
-        answer: Option<(Asker, Vec<i64>)>,
-        out: &mut Outbox,
-    ) {
-        self.send_union_at(changed, &Lines::default(), answer, out);
-    }
-
-    /// The same, where it is known to which lines the process moves breakpoints.
-    fn send_union_at(
-        &mut self,
-        changed: Changed,
-        lines: &Lines,
-        answer: Option<(Asker, Vec<i64>)>,
-        out: &mut Outbox,
-    ) {
-        let owners = self
-            .watchers
-            .iter()
-            .map(|watcher| (watcher.client.id, &watcher.configuration));
-        let (request, merged) = union(&changed, lines, owners, self.caller.report.guarded);
-        let union = Union {
-            changed,
-            merged,
-            is_moved: !lines.is_empty(),
-            answer,
-        };
-        self.ask(request, Pending::Breakpoints(union), out);
-    }
-
-    /// Gives the process everything that all clients together want.
-    pub(super) fn send_all_unions(&mut self, out: &mut Outbox) {
-        let all = self
-            .watchers
-            .iter()
-            .flat_map(|watcher| watcher.configuration.everything());
-        let all: BTreeSet<Changed> = all.collect();
-        for changed in all {
-            self.send_union(changed, None, out);
-        }
-    }
-
     /// Ends the process, for all.
     pub(super) fn terminate(&mut self, out: &mut Outbox) {
         self.terminating = true;
@@ -418,71 +332,6 @@ impl Session {
         }
     }
 
-    /// The process has said what became of a union of breakpoints.
-    fn on_placed(&mut self, union: Union, message: &Message, out: &mut Outbox) {
-        #[derive(Default, Deserialize)]
-        struct Body {
-            #[serde(default)]
-            breakpoints: Vec<Map<String, Value>>,
-        }
-        let Body { breakpoints } = message.decode().unwrap_or_default();
-        let lines = breakpoints
-            .iter()
-            .map(|verdict| verdict.get("line").and_then(Value::as_i64));
-        if let Some(lines) = moved_together(&union, lines) {
-            // The process keeps one of them only: they are merged where it has put them.
-            return self.send_union_at(union.changed, &lines, union.answer, out);
-        }
-        let Union {
-            changed,
-            merged,
-            answer,
-            ..
-        } = union;
-        if let Some((asker, ids)) = answer {
-            if message.success() {
-                let verdicts = ids
-                    .into_iter()
-                    .map(|id| {
-                        let part = (asker.client.id, id);
-                        let index = merged
-                            .iter()
-                            .position(|merged| merged.parts.contains(&part));
-                        match index.and_then(|index| breakpoints.get(index)) {
-                            Some(verdict) => {
-                                let mut verdict = verdict.clone();
-                                verdict.insert("id".into(), id.into());
-                                Value::Object(verdict)
-                            }
-                            None => unverified(id, "the process said nothing of this breakpoint"),
-                        }
-                    })
-                    .collect();
-                asker.succeed(verdict_body(&changed, verdicts));
-            } else {
-                asker.answer(message.clone());
-            }
-        }
-        let ids = breakpoints
-            .iter()
-            .map(|verdict| verdict.get("id").and_then(Value::as_i64));
-        let placed: Vec<Placed> = ids
-            .zip(merged)
-            .filter_map(|(id, merged)| {
-                Some(Placed {
-                    id: id?,
-                    place: merged.breakpoint.place(),
-                    parts: merged.parts,
-                })
-            })
-            .collect();
-        if placed.is_empty() {
-            self.placed.remove(&changed);
-        } else {
-            self.placed.insert(changed, placed);
-        }
-    }
-
     fn on_located(&mut self, stop: u64, message: &Message) {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -532,22 +381,6 @@ impl Session {
         info["debugpy"] = json!({ "version": self.caller.report.debugpy });
         info
     }
-}
-
-/// Where the process puts breakpoints, if it puts several of a union on one line.
-///
-/// It moves one from a line without code to the nearest line before that has some.
-fn moved_together(union: &Union, lines: impl Iterator<Item = Option<i64>>) -> Option<Lines> {
-    if union.is_moved || !matches!(union.changed, Changed::Source(_) | Changed::Reference(_)) {
-        return None;
-    }
-    let wanted = union.merged.iter().map(|merged| merged.breakpoint.line());
-    let moves = wanted
-        .zip(lines)
-        .filter_map(|(wanted, line)| Some((wanted?, line?)));
-    let moves: Lines = moves.collect();
-    let distinct: BTreeSet<i64> = moves.values().copied().collect();
-    (distinct.len() < moves.len()).then_some(moves)
 }
 
 /// Refuses arguments that pydevd takes, and then never answers or is never right again (debugpy 1.6.7).
@@ -600,16 +433,4 @@ fn refuse_observer(asker: &Asker, message: &Message) {
 /// One process is resumed and paused as a whole, as debugpy's adapter does.
 fn every_thread(message: &Message) -> Message {
     Message::request(message.name(), json!({ "threadId": "*" }))
-}
-
-fn unverified(id: i64, message: &str) -> Value {
-    json!({ "id": id, "verified": false, "message": message })
-}
-
-/// `setExceptionBreakpoints` has no verdicts to give.
-fn verdict_body(changed: &Changed, verdicts: Vec<Value>) -> Value {
-    match changed {
-        Changed::Exceptions => json!({}),
-        _ => json!({ "breakpoints": verdicts }),
-    }
 }

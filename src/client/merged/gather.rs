@@ -1,0 +1,219 @@
+//! What several processes answer together: asked of all, put into one answer, within a bounded time.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Asked, Fleet, GATHER_WAIT, Gather, MAX_THREADS, Member, Process, What};
+use crate::breakpoints::Changed;
+use crate::client::notice;
+use crate::wire::{Message, Outbox};
+
+impl Fleet {
+    /// Asks several processes, and answers the client when they have, or when their time is up.
+    ///
+    /// One that has not let us in yet is asked when it has. One that has let an answer wait too long is not waited
+    /// for again, and not asked again what only an answer is wanted of.
+    pub(super) fn gather(
+        &mut self,
+        message: &Message,
+        members: Vec<Member>,
+        what: What,
+        out: &mut Outbox,
+    ) {
+        self.gather_for(message.seq(), message, members, what, out);
+    }
+
+    pub(super) fn gather_for(
+        &mut self,
+        seq: i64,
+        message: &Message,
+        members: Vec<Member>,
+        what: What,
+        out: &mut Outbox,
+    ) {
+        self.last_gather += 1;
+        let number = self.last_gather;
+        let only_asks = matches!(what, What::Threads | What::Modules(_));
+        let mut gather = Gather {
+            seq,
+            request: message.detached(),
+            waits_for: BTreeSet::new(),
+            until: Instant::now() + GATHER_WAIT,
+            what,
+        };
+        let mut late = Vec::new();
+        let mut asked = Vec::new();
+        for member in members {
+            let Some(process) = self.members.get(&member) else {
+                continue;
+            };
+            if process.is_late {
+                late.push(process.name.clone());
+            } else {
+                gather.waits_for.insert(member);
+            }
+            if process.joined && !(process.is_late && only_asks) {
+                asked.push((member, gather.question(member, number)));
+            }
+        }
+        let is_complete = gather.waits_for.is_empty();
+        self.gathers.insert(number, gather);
+        for (member, asked) in asked {
+            self.ask(member, message, asked);
+        }
+        if is_complete {
+            self.finish_without(number, &late, out);
+        }
+    }
+
+    /// One of those that a gather waits for has answered, or never will.
+    pub(super) fn arrived(&mut self, number: u64, member: Member, out: &mut Outbox) {
+        if let Some(gather) = self.gathers.get_mut(&number) {
+            gather.waits_for.remove(&member);
+            if gather.waits_for.is_empty() {
+                self.finish(number, out);
+            }
+        }
+    }
+
+    /// The time of a gather is up: it is said on the console who has not answered, and nobody waits for it again.
+    pub(super) fn say_missing(&mut self, number: u64, out: &mut Outbox) {
+        let Some(gather) = self.gathers.get(&number) else {
+            return;
+        };
+        for member in &gather.waits_for {
+            if let Some(process) = self.members.get_mut(member) {
+                process.is_late = true;
+                let (command, name) = (gather.request.name(), &process.name);
+                notice(
+                    &format!("\"{command}\" goes without {name}: no answer in time"),
+                    out,
+                );
+            }
+        }
+    }
+
+    /// Answers the client with what has come; whoever is late is named.
+    pub(super) fn finish(&mut self, number: u64, out: &mut Outbox) {
+        let late = self.members.values().filter(|process| process.is_late);
+        let late: Vec<String> = late.map(|process| process.name.clone()).collect();
+        self.finish_without(number, &late, out);
+    }
+
+    pub(super) fn finish_without(&mut self, number: u64, late: &[String], out: &mut Outbox) {
+        let Some(gather) = self.gathers.remove(&number) else {
+            return;
+        };
+        let command = gather.request.name();
+        let mut body = match gather.what {
+            What::Threads => json!({ "threads": self.threads() }),
+            What::Modules(modules) => json!({ "totalModules": modules.len(), "modules": modules }),
+            What::Breakpoints(Changed::Exceptions, _) => json!({}),
+            What::Done { done, refused } => {
+                if refused && !done {
+                    // Nor would a later one.
+                    self.forget(&gather.request);
+                    let why = "no process of this session takes it";
+                    out.send(&Message::failure(gather.seq, command, why));
+                    return;
+                }
+                json!({})
+            }
+            What::Breakpoints(changed, _) => {
+                let set = self.set.get(&changed);
+                let breakpoints = set
+                    .map(|set| set.breakpoints.as_slice())
+                    .unwrap_or_default();
+                let verdicts: Vec<_> = breakpoints.iter().map(|(_, verdict)| verdict).collect();
+                json!({ "breakpoints": verdicts })
+            }
+        };
+        if !late.is_empty() {
+            body["missing"] = late.join(", ").into();
+        }
+        out.send(&Message::response(gather.seq, command, body));
+    }
+
+    /// All threads of all processes.
+    pub(super) fn threads(&mut self) -> Vec<Value> {
+        let lens = &mut self.lens;
+        let of = |(member, process): (&Member, &Process)| {
+            let threads = process.threads.iter().map(|(thread, name)| {
+                let unknown = format!("thread {thread}");
+                let name = format!("{} · {}", process.name, name.as_ref().unwrap_or(&unknown));
+                json!({ "id": lens.thread(*member, *thread), "name": name })
+            });
+            threads.collect::<Vec<Value>>()
+        };
+        self.members.iter().flat_map(of).collect()
+    }
+
+    pub(super) fn on_part(&mut self, member: Member, gather: u64, message: &Message) {
+        #[derive(Default, Deserialize)]
+        struct Body {
+            #[serde(default)]
+            threads: Vec<Thread>,
+            #[serde(default)]
+            modules: Vec<Value>,
+        }
+        #[derive(Deserialize)]
+        struct Thread {
+            id: i64,
+            name: String,
+        }
+        let Body { threads, modules } = message.decode().unwrap_or_default();
+        let gathering = self.gathers.get_mut(&gather).map(|gather| &mut gather.what);
+        if let Some(What::Done { done, refused }) = gathering {
+            *done |= message.success();
+            *refused |= !message.success();
+            return;
+        }
+        let is_known = self.members.contains_key(&member);
+        if let Some(process) = self.members.get_mut(&member) {
+            for thread in threads {
+                if process.threads.len() < MAX_THREADS || process.threads.contains_key(&thread.id) {
+                    process.threads.insert(thread.id, Some(thread.name));
+                }
+            }
+        }
+        if let Some(Gather {
+            what: What::Modules(all),
+            ..
+        }) = self.gathers.get_mut(&gather).filter(|_| is_known)
+        {
+            let mut modules = json!({ "modules": modules });
+            self.lens.outward(member, None, &mut modules);
+            if let Some(Value::Array(modules)) = modules.get_mut("modules") {
+                all.append(modules);
+            }
+        }
+    }
+
+    /// A process answers after all.
+    pub(super) fn is_heard(&mut self, member: Member) {
+        if let Some(process) = self.members.get_mut(&member) {
+            process.is_late = false;
+        }
+    }
+}
+
+impl Gather {
+    /// What a process is asked for it.
+    pub(super) fn question(&self, member: Member, number: u64) -> Asked {
+        match &self.what {
+            What::Breakpoints(changed, set) => Asked::Breakpoints {
+                member,
+                changed: changed.clone(),
+                set: *set,
+                gather: Some(number),
+            },
+            What::Threads | What::Modules(_) | What::Done { .. } => Asked::Part {
+                member,
+                gather: number,
+            },
+        }
+    }
+}
