@@ -72,7 +72,7 @@ impl Membership {
 
     /// Asks the process something; the answer comes as [`super::FromSession::Response`] with the token.
     pub(super) fn ask(&self, token: i64, message: Message) -> Result<(), Closed> {
-        let mail = Mail::Request(self.client.clone(), token, message);
+        let mail = Mail::Request(self.client.clone(), token, Box::new(message));
         let asked = self.session.inbox.try_send(mail);
         asked.map_err(|error| Closed::of(&error, Closed::Busy))
     }

@@ -181,7 +181,8 @@ pub enum Mail {
     /// A client has gone, by whatever way.
     Leave(client::ClientId),
     /// A client's request for the process, answered exactly once, under the client's token for it.
-    Request(Arc<client::Handle>, i64, Message),
+    /// Boxed, because an idle session's inbox keeps room for some mails of the largest size.
+    Request(Arc<client::Handle>, i64, Box<Message>),
     /// A client wants the process to end.
     Terminate,
     /// Somebody wants to know where the process is stopped; answered by dropping it once [`Info`] says so.
