@@ -74,6 +74,8 @@ enum Seat {
     Root,
     /// All processes that match, in one session.
     Fleet(Box<Fleet>),
+    /// Nothing any more: the merged view is over, and all that was asked in it has been answered.
+    Over,
 }
 
 /// One DAP connection of an IDE.
@@ -164,7 +166,7 @@ impl Client {
         match &self.seat {
             Seat::Process(_) => true,
             Seat::Fleet(fleet) => !fleet.is_empty(),
-            Seat::Root | Seat::Nobody => false,
+            Seat::Root | Seat::Nobody | Seat::Over => false,
         }
     }
 
@@ -220,7 +222,7 @@ impl Client {
                         self.live(out);
                     }
                 }
-                Seat::Root | Seat::Nobody => self.root_request(message, out),
+                Seat::Root | Seat::Nobody | Seat::Over => self.root_request(message, out),
             },
         }
     }
@@ -271,8 +273,7 @@ impl Client {
         if let Seat::Fleet(fleet) = &mut self.seat {
             return fleet.on_mail(session, mail, out);
         }
-        if matches!(self.seat, Seat::Root) {
-            // The view is over, and with it what was asked.
+        if matches!(self.seat, Seat::Over) {
             return;
         }
         match mail {
@@ -342,10 +343,10 @@ impl Client {
         self.seat = match std::mem::replace(&mut self.seat, Seat::Nobody) {
             Seat::Fleet(fleet) => {
                 fleet.close(out);
-                Seat::Root
+                Seat::Over
             }
-            Seat::Process(_) | Seat::Nobody => Seat::Nobody,
-            Seat::Root => Seat::Root,
+            Seat::Over => Seat::Over,
+            Seat::Process(_) | Seat::Root | Seat::Nobody => Seat::Nobody,
         };
         self.set_stage(Stage::Ended);
     }
@@ -410,7 +411,7 @@ impl Client {
         let sessions = match &self.seat {
             Seat::Process(membership) => vec![membership.session.clone()],
             Seat::Root | Seat::Fleet(_) => self.sessions_in_view(),
-            Seat::Nobody => Vec::new(),
+            Seat::Nobody | Seat::Over => Vec::new(),
         };
         for session in sessions {
             if session.inbox.try_send(session::Mail::Terminate).is_err() {

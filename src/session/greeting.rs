@@ -288,7 +288,7 @@ impl Session {
 
     /// The daemon stops: nobody will come for whom user code waits.
     pub(super) fn let_go(&mut self, out: &mut Outbox) {
-        if matches!(self.stage, Stage::Waiting { .. }) {
+        if self.stage == Stage::Waiting {
             self.release(out);
         }
     }

@@ -250,10 +250,7 @@ struct Placed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Greeted, user code waits.
-    Waiting {
-        /// Since when, for the bound on waiting for clients to configure.
-        since: Instant,
-    },
+    Waiting,
     /// User code runs.
     Released,
     /// The connection is gone, and a new one of the same process may come.
@@ -319,9 +316,7 @@ impl Session {
         Session {
             hub,
             handle,
-            stage: Stage::Waiting {
-                since: Instant::now(),
-            },
+            stage: Stage::Waiting,
             caller,
             watchers: Vec::new(),
             reservations: Vec::new(),
@@ -380,9 +375,7 @@ impl Session {
         self.process = None;
         self.told_connected = false;
         self.options = options::Options::default();
-        self.stage = Stage::Waiting {
-            since: Instant::now(),
-        };
+        self.stage = Stage::Waiting;
         self.greet(out);
         if self.terminating {
             self.terminate(out);
@@ -459,7 +452,7 @@ impl Session {
         info.state = match self.stage {
             Stage::Ended => State::Ended,
             Stage::Replaced => State::Starting,
-            Stage::Waiting { .. } => State::Held,
+            Stage::Waiting => State::Held,
             Stage::Released if self.threads.any_stopped() => State::Stopped,
             Stage::Released => State::Running,
         };

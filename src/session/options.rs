@@ -164,7 +164,7 @@ impl Session {
         }
         // Only `launch` honours `stopOnEntry`, and only before user code runs does it make sense.
         let on_entry = given.get("stopOnEntry") == Some(&Value::Bool(true));
-        let waiting = matches!(self.stage, Stage::Waiting { .. });
+        let waiting = self.stage == Stage::Waiting;
         let command = if on_entry && waiting {
             "launch"
         } else {

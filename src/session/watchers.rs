@@ -160,7 +160,7 @@ impl Session {
 
     /// A client was told of the process.
     pub(super) fn expect(&mut self, client: Arc<client::Handle>, out: &mut Outbox) {
-        if matches!(self.stage, Stage::Waiting { .. }) {
+        if self.stage == Stage::Waiting {
             self.reserve(client);
             self.try_release(out);
             self.publish();
@@ -221,6 +221,7 @@ impl Session {
             return;
         };
         watcher.configured = true;
+        // From here on it is only looked at, beside the rest of the session.
         let Some(watcher) = self.watcher(client) else {
             return;
         };
@@ -315,12 +316,9 @@ impl Session {
 
     /// When to look again after those for whom user code waits.
     pub(super) fn waiting_until(&self) -> Option<Instant> {
-        let Stage::Waiting { since } = self.stage else {
-            return None;
-        };
         let waits = !self.reservations.is_empty()
             || self.watchers.iter().any(|watcher| !watcher.configured);
-        waits.then(|| self.checked.max(since) + CHECK_INTERVAL)
+        (waits && self.stage == Stage::Waiting).then(|| self.checked + CHECK_INTERVAL)
     }
 
     /// Looks after those for whom user code waits.
@@ -355,9 +353,9 @@ impl Session {
 
     /// Lets user code run, unless somebody is to come first.
     pub(super) fn try_release(&mut self, out: &mut Outbox) {
-        let Stage::Waiting { .. } = self.stage else {
+        if self.stage != Stage::Waiting {
             return;
-        };
+        }
         let someone = self.live().next().is_some();
         let coming = self.reservations.iter().any(|expected| !expected.given_up)
             || self.watchers.iter().any(|watcher| {
