@@ -12,6 +12,8 @@ use std::time::Duration;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +23,9 @@ use crate::session::{self, Caller, Info, SessionId};
 
 /// How many ended sessions are remembered; the oldest is forgotten first.
 pub const HISTORY: usize = 1000;
+
+/// How many news of sessions are kept for who follows them; who is further behind is told how many it has missed.
+pub const NEWS: usize = 1024;
 
 /// How long an ended session is remembered.
 pub const HISTORY_AGE: Duration = Duration::from_secs(60 * 60);
@@ -43,6 +48,28 @@ pub struct Hub {
     clients: DashMap<ClientId, Arc<client::Handle>>,
     history: Mutex<VecDeque<Info>>,
     last_order: AtomicU64,
+    news: broadcast::Sender<News>,
+}
+
+/// Something about a session that others may want to know: the event `dbgproxy/session`.
+#[derive(Debug, Clone, Serialize)]
+pub struct News {
+    /// What happened to it.
+    pub reason: Reason,
+    /// What is known of it now.
+    pub session: Info,
+}
+
+/// What can happen to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// It has come.
+    Opened,
+    /// What is known of it has changed.
+    Changed,
+    /// It has ended.
+    Closed,
 }
 
 impl Hub {
@@ -60,6 +87,22 @@ impl Hub {
             clients: DashMap::new(),
             history: Mutex::new(VecDeque::new()),
             last_order: AtomicU64::new(0),
+            news: broadcast::Sender::new(NEWS),
+        }
+    }
+
+    /// The news of sessions from now on.
+    #[must_use]
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    /// Tells those who follow the news of a session.
+    pub(crate) fn tell(&self, session: &session::Handle, reason: Reason) {
+        if self.news.receiver_count() > 0 {
+            let session = session.info().clone();
+            // Those who follow may just have gone.
+            let _ = self.news.send(News { reason, session });
         }
     }
 
@@ -75,6 +118,7 @@ impl Hub {
         self.sessions.insert(session.id, session.clone());
         let pid = session.info().pid;
         self.by_pid.entry(pid).or_default().push(session.clone());
+        self.tell(session, Reason::Opened);
         let announcer = self.announcer(session);
         let in_view: Vec<_> = self
             .clients
@@ -112,6 +156,7 @@ impl Hub {
         }
         drop(history);
         self.sessions.remove(&session.id);
+        self.tell(session, Reason::Closed);
         let pid = session.info().pid;
         if let Entry::Occupied(mut sessions) = self.by_pid.entry(pid) {
             sessions.get_mut().retain(|other| other.id != session.id);

@@ -6,7 +6,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::asker::Owner;
 use super::state::{MAX_THREADS, Stop};
+use super::watchers::Watcher;
 use super::{Session, Stage, StoppedBody};
 use crate::client::{self, FromSession};
 use crate::config::OnLastDetach;
@@ -72,6 +74,7 @@ impl Session {
                     self.held_parts.insert(thread_id, keys);
                 }
             }
+            "dbgproxyAnswer" => self.on_guard_answer(event),
             "pydevdInputRequested" => self.broadcast(event),
             // Each client gets its own, when its configuration may begin.
             "initialized" | "dbgproxyReport" => {}
@@ -119,7 +122,7 @@ impl Session {
             self.tell_stop(&watcher.client, &stop);
         }
         // What was asked for by a client that has left meanwhile must not keep the program.
-        let nobody = self.watchers.is_empty();
+        let nobody = self.watchers.is_empty() && !self.is_wanted_stopped;
         if nobody && self.hub.config.on_last_detach == OnLastDetach::Resume {
             self.resume_all(out);
         }
@@ -132,10 +135,13 @@ impl Session {
         }
         self.held_parts.clear();
         self.replaced = false;
+        self.is_wanted_stopped = false;
         self.publish();
         for watcher in self.live() {
             // Visual Studio takes the event badly after its own request (debugpy's adapter never sends it).
-            if !(watcher.client.is_visual_studio() && self.resumed_by == Some(watcher.client.id)) {
+            if !(watcher.client.is_visual_studio()
+                && self.resumed_by == Some(Owner::Client(watcher.client.id)))
+            {
                 watcher
                     .client
                     .tell(self.handle.id, FromSession::Event(event.clone()));
@@ -153,7 +159,7 @@ impl Session {
                 .flat_map(|placed| &placed.parts)
             {
                 let holds = stop.held.is_empty() || stop.held.contains(&format!("{owner}:{id}"));
-                if *owner == client.id && holds {
+                if *owner == Owner::Client(client.id) && holds {
                     ids.push(*id);
                 }
             }
@@ -169,6 +175,15 @@ impl Session {
         client.tell(self.handle.id, FromSession::Event(event));
     }
 
+    /// The same for somebody who asks for a stop that is already there.
+    pub(super) fn tell_stop_again(&self, owner: Owner, stop: &Stop) {
+        if let Owner::Client(client) = owner
+            && let Some(watcher) = self.watcher(client)
+        {
+            self.tell_stop(&watcher.client, stop);
+        }
+    }
+
     /// A breakpoint's verdict has changed: its owners are told, each under its own number.
     fn on_breakpoint(&self, event: &Message) {
         let Ok(body) = event.decode::<Value>() else {
@@ -181,7 +196,8 @@ impl Session {
             .flatten()
             .filter(|placed| Some(placed.id) == id);
         for (owner, own) in placed.flat_map(|placed| &placed.parts) {
-            if let Some(watcher) = self.live().find(|watcher| watcher.client.id == *owner) {
+            let is_owner = |watcher: &&Watcher| Owner::Client(watcher.client.id) == *owner;
+            if let Some(watcher) = self.live().find(is_owner) {
                 let event = rewritten(event, |body| body["breakpoint"]["id"] = (*own).into());
                 watcher
                     .client
@@ -202,7 +218,7 @@ impl Session {
             // Said before every attempt, also of one that fails: only the end of the connection tells.
             self.replaced = true;
         } else if self.stage == Stage::Released {
-            self.handle.info().exit = body.exit_code;
+            self.handle.update(|info| info.exit = body.exit_code);
             self.broadcast(event);
         }
     }

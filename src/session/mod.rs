@@ -4,6 +4,7 @@
 //! says on to them. It knows its clients as watchers with a mailbox; it knows nothing of their views, and it
 //! touches no socket itself: the [`crate::pump`] does.
 
+mod asker;
 mod events;
 mod greeting;
 mod identity;
@@ -15,27 +16,31 @@ mod watchers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use serde_json::Value;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::breakpoints::{Changed, Place};
+use crate::breakpoints::{Changed, Configuration, Place};
 use crate::client;
-use crate::hub::Hub;
+use crate::hub::{Hub, Reason};
 use crate::link::Link;
 use crate::pump::{End, Peer, last_flush, pump};
 use crate::selector::Subject;
 use crate::wire::{Error, Message, Outbox};
 
+pub use asker::Owner;
 pub(crate) use greeting::meet;
 pub use greeting::{Caller, Report};
 pub use state::StoppedBody;
 
+use asker::Asker;
 use requests::Pending;
 use state::Threads;
 use watchers::{OutputHistory, Reservation, Watcher};
@@ -138,6 +143,9 @@ pub struct Stopped {
     pub file: Option<String>,
     /// Its line.
     pub line: Option<i64>,
+    /// Which of the session's stops it is: two at one place are two.
+    #[serde(skip)]
+    pub number: u64,
 }
 
 impl Info {
@@ -160,13 +168,63 @@ pub struct Handle {
     pub id: SessionId,
     /// Where its mail goes.
     pub inbox: mpsc::Sender<Mail>,
-    info: Mutex<Info>,
+    info: watch::Sender<Info>,
 }
 
 impl Handle {
-    /// What is publicly known of it now.
-    pub fn info(&self) -> MutexGuard<'_, Info> {
-        self.info.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is publicly known of it now; not to be kept while it may change.
+    pub fn info(&self) -> watch::Ref<'_, Info> {
+        self.info.borrow()
+    }
+
+    /// Changes what is publicly known of it.
+    fn update(&self, change: impl FnOnce(&mut Info)) {
+        self.info.send_modify(change);
+    }
+
+    /// Waits until something is the case of it, or it has ended.
+    pub async fn until(&self, mut is_so: impl FnMut(&Info) -> bool) {
+        // The sender is here: the channel does not close meanwhile.
+        let _ = self
+            .info
+            .subscribe()
+            .wait_for(|info| is_so(info) || info.ended.is_some())
+            .await;
+    }
+
+    /// Asks the process something, as a client would; the answer is the response.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub async fn ask(&self, request: Message) -> Result<Message, String> {
+        self.answer_to(|reply| Mail::Ask(Box::new(request), reply))
+            .await
+    }
+
+    /// Asks the guard in the process something; the answer's body is what the function gives.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub async fn ask_guard(
+        &self,
+        function: &'static str,
+        argument: Value,
+    ) -> Result<Message, String> {
+        self.answer_to(|reply| Mail::AskGuard(function, Box::new(argument), reply))
+            .await
+    }
+
+    async fn answer_to(
+        &self,
+        mail: impl FnOnce(oneshot::Sender<Message>) -> Mail,
+    ) -> Result<Message, String> {
+        let (tx, rx) = oneshot::channel();
+        self.inbox.try_send(mail(tx)).map_err(|error| match error {
+            TrySendError::Full(_) => "the process does not keep up with what it is asked",
+            TrySendError::Closed(_) => "the process has ended",
+        })?;
+        rx.await
+            .map_err(|_| "the process ended before it answered".into())
     }
 }
 
@@ -183,8 +241,14 @@ pub enum Mail {
     /// A client's request for the process, answered exactly once, under the client's token for it.
     /// Boxed, because an idle session's inbox keeps room for some mails of the largest size.
     Request(Arc<client::Handle>, i64, Box<Message>),
-    /// A client wants the process to end.
+    /// A verb's request for the process, answered once.
+    Ask(Box<Message>, oneshot::Sender<Message>),
+    /// A verb's question to the guard: its function and what it takes, answered once.
+    AskGuard(&'static str, Box<Value>, oneshot::Sender<Message>),
+    /// Somebody wants the process to end.
     Terminate,
+    /// All clients are to leave it.
+    Detach,
     /// Somebody wants to know where the process is stopped; answered by dropping it once [`Info`] says so.
     Locate(oneshot::Sender<()>),
     /// The same process has connected anew, after an `exec`.
@@ -222,8 +286,14 @@ struct Session {
     terminating: bool,
     /// How many stops there were, to tell one from another.
     stops: u64,
-    /// The client that last made the process run.
-    resumed_by: Option<client::ClientId>,
+    /// Who last made the process run.
+    resumed_by: Option<Owner>,
+    /// A verb wants the process to stop: it stays so, though nobody watches.
+    is_wanted_stopped: bool,
+    /// The breakpoints of the daemon itself that hold in this process.
+    stored: Configuration,
+    /// How many questions the guard was asked, to tell one from another.
+    questions: i64,
     /// When those for whom user code waits were last looked after.
     checked: Instant,
     /// Whether a client that does not attach has the process in view all the same.
@@ -242,8 +312,8 @@ struct Placed {
     id: i64,
     /// Where it is.
     place: Place,
-    /// The clients that want it, and their own numbers for it.
-    parts: Vec<(client::ClientId, i64)>,
+    /// Who wants it, and their own numbers for it.
+    parts: Vec<(Owner, i64)>,
 }
 
 /// How far the process is.
@@ -311,7 +381,7 @@ impl Session {
         let handle = Arc::new(Handle {
             id: info.id,
             inbox,
-            info: Mutex::new(info),
+            info: watch::Sender::new(info),
         });
         Session {
             hub,
@@ -332,6 +402,9 @@ impl Session {
             terminating: false,
             stops: 0,
             resumed_by: None,
+            is_wanted_stopped: false,
+            stored: Configuration::default(),
+            questions: 0,
             checked: Instant::now(),
             was_in_view: false,
             locating: Vec::new(),
@@ -359,8 +432,7 @@ impl Session {
     fn replace(&mut self, caller: Caller, out: &mut Outbox) {
         tracing::info!(session = %self.handle.id, pid = caller.pid, "process replaced itself and is back");
         let fresh = caller.info(&self.hub);
-        {
-            let mut info = self.handle.info();
+        self.handle.update(|info| {
             *info = Info {
                 id: info.id,
                 parent: info.parent,
@@ -368,7 +440,7 @@ impl Session {
                 order: info.order,
                 ..fresh
             };
-        }
+        });
         self.caller = caller;
         self.replaced = false;
         self.goodbye = false;
@@ -436,43 +508,47 @@ impl Session {
                 .tell(self.handle.id, client::FromSession::Ended);
         }
         self.watchers.clear();
-        {
-            let mut info = self.handle.info();
+        self.handle.update(|info| {
             info.ended = Some(Timestamp::now());
             tracing::info!(session = %info.id, pid = info.pid, name = info.name, "process ended");
-        }
+        });
         self.publish();
         self.hub.close(&self.handle);
     }
 
-    /// Brings what is publicly known up to date.
+    /// Brings what is publicly known up to date, and tells those who want to know.
     fn publish(&self) {
-        let mut info = self.handle.info();
-        info.clients = self.watchers.len();
-        info.state = match self.stage {
+        let clients = self.watchers.len();
+        let state = match self.stage {
             Stage::Ended => State::Ended,
             Stage::Replaced => State::Starting,
             Stage::Waiting => State::Held,
             Stage::Released if self.threads.any_stopped() => State::Stopped,
             Stage::Released => State::Running,
         };
-        if info.state == State::Stopped {
-            let stop = self.threads.stops().next();
-            let stop = stop.map(|stop| (stop.body.thread_id, stop.body.reason.clone()));
-            let known = info
-                .stopped
-                .as_ref()
-                .map(|stopped| (stopped.thread, stopped.reason.clone()));
-            if stop != known {
-                info.stopped = stop.map(|(thread, reason)| Stopped {
-                    thread,
-                    reason,
+        let stop = self.threads.stops().next();
+        let stop = stop
+            .filter(|_| state == State::Stopped)
+            .map(|stop| &stop.body);
+        let changed = self.handle.info.send_if_modified(|info| {
+            let old = info.stopped.as_ref();
+            let is_same_stop = old.map(|old| (old.thread, &*old.reason, old.number))
+                == stop.map(|stop| (stop.thread_id, &*stop.reason, self.stops));
+            let is_same = is_same_stop && (info.clients, info.state) == (clients, state);
+            (info.clients, info.state) = (clients, state);
+            if !is_same_stop {
+                info.stopped = stop.map(|stop| Stopped {
+                    thread: stop.thread_id,
+                    reason: stop.reason.clone(),
                     file: None,
                     line: None,
+                    number: self.stops,
                 });
             }
-        } else {
-            info.stopped = None;
+            !is_same
+        });
+        if changed && self.stage != Stage::Ended {
+            self.hub.tell(&self.handle, Reason::Changed);
         }
     }
 }
@@ -497,7 +573,16 @@ impl Peer for Session {
             Mail::Request(client, token, message) => {
                 self.on_request(&client, token, &message, out);
             }
+            Mail::Ask(message, reply) => {
+                let asker = Asker::verb(reply, message.name());
+                self.on_ask(asker, &message, out);
+            }
+            Mail::AskGuard(function, argument, reply) => {
+                let asker = Asker::verb(reply, function);
+                self.ask_guard(function, &argument, asker, out);
+            }
             Mail::Terminate => self.terminate(out),
+            Mail::Detach => self.detach(out),
             Mail::Locate(reply) => self.locate(reply, out),
             Mail::Reconnected(link, caller) => self.next = Some((link, caller)),
         }

@@ -5,52 +5,66 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::requests::{Asker, Pending};
+use super::asker::{Asker, Owner};
+use super::requests::Pending;
 use super::{Placed, Session, Stage};
-use crate::breakpoints::{Changed, Lines, Merged, union};
-use crate::client::ClientId;
+use crate::breakpoints::{Changed, Configuration, Lines, Merged, union};
 use crate::wire::{Message, Outbox};
 
 /// A union of breakpoints that the process was given.
 pub(super) struct Union {
     pub(super) changed: Changed,
     /// In its order, whose they are.
-    pub(super) merged: Vec<Merged<ClientId>>,
+    pub(super) merged: Vec<Merged<Owner>>,
     /// The lines are those to which the process has moved them.
     pub(super) is_moved: bool,
-    /// The client that is to be answered, and its own numbers, in its order.
+    /// Who is to be answered, and its own numbers, in its order.
     pub(super) answer: Option<(Asker, Vec<i64>)>,
 }
 
 impl Session {
-    /// A client sets breakpoints: its own are replaced, and the process gets the new union.
+    /// Somebody sets breakpoints: its own are replaced, and the process gets the new union.
     pub(super) fn configure(&mut self, asker: Asker, message: &Message, out: &mut Outbox) {
-        let Some(watcher) = self
-            .watchers
-            .iter_mut()
-            .find(|watcher| watcher.client.id == asker.client.id)
-        else {
+        let is_replaced = self.stage == Stage::Replaced;
+        let Some(configuration) = self.configuration(asker.owner()) else {
             return asker.lost();
         };
-        match watcher.configuration.apply(message) {
+        match configuration.apply(message) {
             Err(error) => asker.fail(&error.to_string()),
-            Ok(changed) if self.stage == Stage::Replaced => {
-                let ids = watcher
-                    .configuration
-                    .breakpoints(&changed)
-                    .iter()
-                    .map(|breakpoint| breakpoint.id);
-                let verdicts = ids
-                    .map(|id| unverified(id, "the process is being replaced"))
-                    .collect();
-                asker.succeed(verdict_body(&changed, verdicts));
-            }
             Ok(changed) => {
-                let ids = watcher.configuration.breakpoints(&changed).iter();
-                let ids = ids.map(|breakpoint| breakpoint.id).collect();
-                self.send_union(changed, Some((asker, ids)), out);
+                let ids = configuration.breakpoints(&changed).iter();
+                let ids: Vec<i64> = ids.map(|breakpoint| breakpoint.id).collect();
+                if is_replaced {
+                    let verdicts = ids
+                        .into_iter()
+                        .map(|id| unverified(id, "the process is being replaced"))
+                        .collect();
+                    asker.succeed(verdict_body(&changed, verdicts));
+                } else {
+                    self.send_union(changed, Some((asker, ids)), out);
+                }
             }
         }
+    }
+
+    /// What somebody has set.
+    fn configuration(&mut self, owner: Owner) -> Option<&mut Configuration> {
+        let id = match owner {
+            Owner::Daemon => return Some(&mut self.stored),
+            Owner::Client(id) => id,
+        };
+        let mut watchers = self.watchers.iter_mut();
+        let watcher = watchers.find(|watcher| watcher.client.id == id)?;
+        Some(&mut watcher.configuration)
+    }
+
+    /// Everything that is set, with its owners: the daemon first, then the clients as they came.
+    fn configurations(&self) -> impl Iterator<Item = (Owner, &Configuration)> + Clone {
+        let of_clients = self
+            .watchers
+            .iter()
+            .map(|watcher| (Owner::Client(watcher.client.id), &watcher.configuration));
+        std::iter::once((Owner::Daemon, &self.stored)).chain(of_clients)
     }
 
     /// Gives the process what all clients together want where something changed.
@@ -71,10 +85,7 @@ impl Session {
         answer: Option<(Asker, Vec<i64>)>,
         out: &mut Outbox,
     ) {
-        let owners = self
-            .watchers
-            .iter()
-            .map(|watcher| (watcher.client.id, &watcher.configuration));
+        let owners = self.configurations();
         let (request, merged) = union(&changed, lines, owners, self.caller.report.guarded);
         let union = Union {
             changed,
@@ -88,9 +99,8 @@ impl Session {
     /// Gives the process everything that all clients together want.
     pub(super) fn send_all_unions(&mut self, out: &mut Outbox) {
         let all = self
-            .watchers
-            .iter()
-            .flat_map(|watcher| watcher.configuration.everything());
+            .configurations()
+            .flat_map(|(_, configuration)| configuration.everything());
         let all: BTreeSet<Changed> = all.collect();
         for changed in all {
             self.send_union(changed, None, out);
@@ -123,7 +133,7 @@ impl Session {
                 let verdicts = ids
                     .into_iter()
                     .map(|id| {
-                        let part = (asker.client.id, id);
+                        let part = (asker.owner(), id);
                         let index = merged
                             .iter()
                             .position(|merged| merged.parts.contains(&part));

@@ -9,9 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::asker::{Asker, Owner};
 use super::placing::{Union, unverified};
-use super::{Session, SessionId, Stage};
-use crate::client::{self, ClientId, FromSession, Role};
+use super::{Session, Stage};
+use crate::client::{self, ClientId, Role};
+use crate::hub::Reason;
 use crate::wire::{Message, Outbox};
 
 /// The most requests that one process may owe an answer to; further ones are refused.
@@ -63,48 +65,16 @@ pub(super) enum Pending {
     Attach(Option<ClientId>),
     /// The daemon's own resuming of everything.
     Resume,
-    /// A client's, passed on.
-    Client(Asker),
-    /// A client's that makes threads run.
-    ClientResume(Asker),
+    /// Somebody's, passed on.
+    Asked(Asker),
+    /// Somebody's that makes threads run.
+    AskedResume(Asker),
+    /// A question to the guard, of that number.
+    Guard(i64, Asker),
     /// A union of breakpoints.
     Breakpoints(Union),
     /// The daemon's own look at the topmost frame of a stopped thread, in the stop of that number.
     Locate(u64),
-}
-
-/// A client that waits for an answer.
-pub(super) struct Asker {
-    pub(super) client: Arc<client::Handle>,
-    pub(super) session: SessionId,
-    /// What the client calls its request.
-    pub(super) token: i64,
-    pub(super) command: Box<str>,
-}
-
-impl Asker {
-    pub(super) fn answer(&self, message: Message) {
-        self.client
-            .tell(self.session, FromSession::Response(self.token, message));
-    }
-
-    pub(super) fn succeed(&self, body: impl serde::Serialize) {
-        self.answer(Message::response(self.token, &self.command, body));
-    }
-
-    pub(super) fn fail(&self, message: &str) {
-        self.answer(Message::failure(self.token, &self.command, message));
-    }
-
-    /// The process has gone without an answer.
-    pub(super) fn lost(&self) {
-        if &*self.command == "continue" {
-            // It ran, or it would not have ended.
-            self.succeed(json!({ "allThreadsContinued": true }));
-        } else {
-            self.fail("the process ended before it answered");
-        }
-    }
 }
 
 impl Session {
@@ -122,22 +92,28 @@ impl Session {
         message: &Message,
         out: &mut Outbox,
     ) {
-        let (session, command) = (self.handle.id, message.name().into());
-        let asker = Asker {
-            client: client.clone(),
-            session,
-            token,
-            command,
-        };
+        let asker = Asker::client(client.clone(), self.handle.id, token, message.name());
         let Some(watcher) = self.watcher(client.id) else {
             return asker.lost();
         };
         let observes = watcher.attach.role == Role::Observer;
-        let configured = watcher.configured;
-        let command = message.name();
-        if observes && !FOR_OBSERVERS.contains(&command) {
-            return refuse_observer(&asker, message);
+        match message.name() {
+            command if observes && !FOR_OBSERVERS.contains(&command) => {
+                refuse_observer(asker, message);
+            }
+            "configurationDone" if watcher.configured => {
+                asker.fail("the session is already configured");
+            }
+            "configurationDone" => {
+                asker.succeed(json!({}));
+                self.configured(client.id, out);
+            }
+            _ => self.on_ask(asker, message, out),
         }
+    }
+
+    /// A client or a verb asks something of the process.
+    pub(super) fn on_ask(&mut self, asker: Asker, message: &Message, out: &mut Outbox) {
         if self.pending.len() >= MAX_PENDING {
             return asker
                 .fail("the process already owes too many answers; try again when it has answered");
@@ -145,14 +121,10 @@ impl Session {
         if let Err(why) = check_arguments(message) {
             return asker.fail(&why);
         }
+        let command = message.name();
         match command {
             "setBreakpoints" | "setFunctionBreakpoints" | "setExceptionBreakpoints" => {
                 self.configure(asker, message, out);
-            }
-            "configurationDone" if configured => asker.fail("the session is already configured"),
-            "configurationDone" => {
-                asker.succeed(json!({}));
-                self.configured(client.id, out);
             }
             "debugpySystemInfo" => asker.succeed(self.system_info()),
             _ if self.stage == Stage::Replaced => {
@@ -166,12 +138,16 @@ impl Session {
             "continue" => self.resume(asker, every_thread(message), out),
             "pause" if self.threads.all_stopped() => {
                 // pydevd would stop once more; the client is told what it has missed instead.
+                let owner = asker.owner();
                 asker.succeed(json!({}));
                 for stop in self.threads.stops() {
-                    self.tell_stop(client, stop);
+                    self.tell_stop_again(owner, stop);
                 }
             }
-            "pause" => self.ask(every_thread(message), Pending::Client(asker), out),
+            "pause" => {
+                self.note_wish(&asker);
+                self.ask(every_thread(message), Pending::Asked(asker), out);
+            }
             "next" | "stepIn" | "stepOut" | "goto" | "stepInTargets" | "exceptionInfo" => {
                 let thread = match self.known_thread(message) {
                     Ok(thread) => thread,
@@ -180,23 +156,84 @@ impl Session {
                 if !self.threads.is_stopped(thread) {
                     // pydevd would keep it, and carry it out at the thread's next stop.
                     let why = format!("thread {thread} is running; pause it first");
-                    asker.answer(Message::refusal(asker.token, command, "notStopped", &why));
+                    asker.refuse("notStopped", &why);
                 } else if matches!(command, "next" | "stepIn" | "stepOut") {
+                    self.note_wish(&asker);
                     self.resume(asker, message.clone(), out);
                 } else {
-                    self.ask(message.clone(), Pending::Client(asker), out);
+                    self.ask(message.clone(), Pending::Asked(asker), out);
                 }
             }
             "stackTrace" => match self.known_thread(message) {
-                Ok(_) => self.ask(message.clone(), Pending::Client(asker), out),
+                Ok(_) => self.ask(message.clone(), Pending::Asked(asker), out),
                 Err(why) => asker.fail(&why),
             },
             _ if FORWARDED.contains(&command) => {
-                self.ask(message.clone(), Pending::Client(asker), out)
+                self.ask(message.clone(), Pending::Asked(asker), out)
             }
             _ => asker.fail(&format!(
                 "\"{command}\" is not supported by the debug server"
             )),
+        }
+    }
+
+    /// A verb wants the process to stop: it stays so then, though nobody watches.
+    fn note_wish(&mut self, asker: &Asker) {
+        self.is_wanted_stopped |= asker.owner() == Owner::Daemon;
+    }
+
+    /// A verb asks the guard something.
+    pub(super) fn ask_guard(
+        &mut self,
+        function: &str,
+        argument: &Value,
+        asker: Asker,
+        out: &mut Outbox,
+    ) {
+        if !self.caller.report.guarded {
+            return asker.fail("the guard is not in this process, which did not let it in");
+        }
+        if self.stage == Stage::Replaced || self.pending.len() >= MAX_PENDING {
+            return asker.fail("the process cannot be asked anything now; try again");
+        }
+        self.questions += 1;
+        let token = self.questions;
+        // A JSON text is a Python literal too; the argument is at most one of those.
+        let argument = match argument {
+            Value::Null => "None".to_owned(),
+            argument => argument.to_string(),
+        };
+        let expression =
+            format!("__import__('_dbgproxy').answer({token}, '{function}', {argument})");
+        let arguments = json!({ "expression": expression, "context": "watch" });
+        self.ask(
+            Message::request("evaluate", arguments),
+            Pending::Guard(token, asker),
+            out,
+        );
+    }
+
+    /// The guard answers: its event comes before the response to the `evaluate` that asked for it.
+    pub(super) fn on_guard_answer(&mut self, event: &Message) {
+        #[derive(Deserialize)]
+        struct Answer {
+            token: i64,
+            body: Value,
+        }
+        let Ok(Answer { token, body }) = event.decode() else {
+            return;
+        };
+        let pending = self
+            .pending
+            .values_mut()
+            .find(|pending| matches!(pending, Pending::Guard(of, _) if *of == token));
+        if let Some(pending) = pending
+            && let Pending::Guard(_, asker) = std::mem::replace(pending, Pending::Own)
+        {
+            match body.get("error").and_then(Value::as_str) {
+                Some(why) => asker.fail(why),
+                None => asker.succeed(body),
+            }
         }
     }
 
@@ -219,9 +256,9 @@ impl Session {
 
     /// Passes on a request that makes threads run.
     fn resume(&mut self, asker: Asker, message: Message, out: &mut Outbox) {
-        self.resumed_by = Some(asker.client.id);
+        self.resumed_by = Some(asker.owner());
         self.threads.on_resume_sent();
-        self.ask(message, Pending::ClientResume(asker), out);
+        self.ask(message, Pending::AskedResume(asker), out);
     }
 
     /// Lets everything run that is stopped.
@@ -241,14 +278,11 @@ impl Session {
     ///
     /// When a thread stops while all are resumed, pydevd keeps the answer until the next time that all run.
     pub(super) fn answer_continues(&mut self) {
-        for pending in self.pending.values_mut() {
-            match pending {
-                Pending::ClientResume(asker) if &*asker.command == "continue" => {
-                    asker.succeed(json!({ "allThreadsContinued": true }));
-                    // What pydevd answers later is for nobody.
-                    *pending = Pending::Own;
-                }
-                _ => {}
+        let is_continue = |pending: &&mut Pending| matches!(pending, Pending::AskedResume(asker) if &*asker.command == "continue");
+        for pending in self.pending.values_mut().filter(is_continue) {
+            // What pydevd answers later is for nobody.
+            if let Pending::AskedResume(asker) = std::mem::replace(pending, Pending::Own) {
+                asker.succeed(json!({ "allThreadsContinued": true }));
             }
         }
     }
@@ -292,13 +326,13 @@ impl Session {
             tracing::debug!(session = %self.handle.id, command = message.name(), "the process refused");
         }
         match pending {
-            Pending::Client(asker) => {
+            Pending::Asked(asker) => {
                 if &*asker.command == "threads" {
                     self.on_threads_listed(&message);
                 }
                 asker.answer(message);
             }
-            Pending::ClientResume(asker) => {
+            Pending::AskedResume(asker) => {
                 if !message.success() {
                     self.threads.on_resume_failed();
                 }
@@ -311,6 +345,8 @@ impl Session {
                 }
                 self.tell_joined(client);
             }
+            // The guard's word would have come before.
+            Pending::Guard(_, asker) => asker.fail("the process gave no answer"),
             Pending::Breakpoints(union) => self.on_placed(union, &message, out),
             Pending::Locate(stop) => self.on_located(stop, &message),
             Pending::Own | Pending::Resume | Pending::Attach(None) => {}
@@ -352,9 +388,14 @@ impl Session {
             .ok()
             .and_then(|body| body.stack_frames.into_iter().next());
         let frame = frame.filter(|_| stop == self.stops);
-        if let (Some(stopped), Some(frame)) = (&mut self.handle.info().stopped, frame) {
-            stopped.file = frame.source.and_then(|source| source.path);
-            stopped.line = Some(frame.line);
+        if let Some(frame) = frame {
+            self.handle.update(|info| {
+                if let Some(stopped) = &mut info.stopped {
+                    stopped.file = frame.source.and_then(|source| source.path);
+                    stopped.line = Some(frame.line);
+                }
+            });
+            self.hub.tell(&self.handle, Reason::Changed);
         }
         self.locating.clear();
     }
@@ -362,8 +403,9 @@ impl Session {
     /// The process is gone, and with it the answer.
     pub(super) fn answer_lost(&self, pending: Pending) {
         match pending {
-            Pending::Client(asker)
-            | Pending::ClientResume(asker)
+            Pending::Asked(asker)
+            | Pending::AskedResume(asker)
+            | Pending::Guard(_, asker)
             | Pending::Breakpoints(Union {
                 answer: Some((asker, _)),
                 ..
@@ -412,7 +454,7 @@ fn check_arguments(message: &Message) -> Result<(), String> {
     .map_err(|error| error.to_string())
 }
 
-fn refuse_observer(asker: &Asker, message: &Message) {
+fn refuse_observer(asker: Asker, message: &Message) {
     if !message.name().ends_with("Breakpoints") {
         return asker.fail("this client is an observer: it may look, not touch");
     }

@@ -211,6 +211,20 @@ impl Session {
         self.publish();
     }
 
+    /// All clients leave, as if the process had ended for them, and it runs on.
+    pub(super) fn detach(&mut self, out: &mut Outbox) {
+        let clients: Vec<_> = self
+            .watchers
+            .iter()
+            .map(|watcher| watcher.client.clone())
+            .collect();
+        for client in clients {
+            client.tell(self.handle.id, FromSession::Ended);
+            self.leave(client.id, out);
+        }
+        self.resume_all(out);
+    }
+
     /// The client has configured its session: it gets the snapshot, and from now on what happens.
     pub(super) fn configured(&mut self, client: ClientId, out: &mut Outbox) {
         let Some(watcher) = self
