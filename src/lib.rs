@@ -29,6 +29,8 @@
 //! | [`mailbox`] | a client's bounded inbox, and when it lags | what mail says |
 //! | [`hub`] | the directory: who is there, who was, who has whom in view | sockets |
 //! | [`control`] | the verbs: the daemon's own operations | connections |
+//! | [`stacks`] | the stacks of many processes as one | how processes are asked |
+//! | [`compare`] | which of many answers is the odd one out | who answered |
 //! | [`http`] | the same verbs for browsers and scripts | DAP |
 //! | [`selector`] | `name=worker-*,state=stopped` | sessions' inner life |
 //! | [`owner`] | which user a TCP peer is | DAP |
@@ -52,6 +54,7 @@
 pub mod breakpoints;
 pub mod client;
 pub mod commands;
+pub mod compare;
 pub mod config;
 pub mod control;
 pub mod detect;
@@ -64,4 +67,5 @@ pub mod pump;
 pub mod selector;
 pub mod server;
 pub mod session;
+pub mod stacks;
 pub mod wire;
