@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::control;
 use crate::mailbox::{Mailbox, Weight};
 use crate::selector::Selector;
 use crate::session::{self, SessionId};
@@ -74,6 +76,8 @@ pub enum Mail {
     Opened(Arc<session::Handle>),
     /// What came of a verb: the response.
     Answer(Message),
+    /// News of a session: the event.
+    News(Message),
     /// A process could not be brought here, for the `attach` of that number.
     NotInjected(i64, String),
 }
@@ -96,7 +100,8 @@ impl Weight for Mail {
     fn weight(&self) -> usize {
         match self {
             Mail::Session(_, FromSession::Event(message) | FromSession::Response(_, message))
-            | Mail::Answer(message) => message.size(),
+            | Mail::Answer(message)
+            | Mail::News(message) => message.size(),
             Mail::Session(_, FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
             Mail::Session(_, FromSession::Joined | FromSession::Ended) | Mail::Opened(_) => 0,
         }
@@ -127,6 +132,12 @@ impl Handle {
     /// Tells it that a session has come.
     pub fn tell_of(&self, session: Arc<session::Handle>) {
         self.mailbox.send(Mail::Opened(session));
+    }
+
+    /// Tells it news of a session.
+    pub(super) fn tell_news(&self, body: Value) {
+        let event = Message::event(control::SESSION, body);
+        self.mailbox.send(Mail::News(event));
     }
 
     /// Whether its mailbox is so full that what can be left out should be.

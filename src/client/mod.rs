@@ -21,8 +21,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::control;
+use crate::control::{self, Access};
 use crate::hub::Hub;
 use crate::link::Link;
 use crate::mailbox::{Scale, mailbox};
@@ -102,6 +103,8 @@ struct Client {
     address: Option<SocketAddr>,
     /// How many verbs are being carried out for it.
     verbs: usize,
+    /// What follows the news of sessions for it, if it asked for them.
+    subscription: Option<AbortOnDropHandle<()>>,
     finished: bool,
 }
 
@@ -130,6 +133,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
         configuration: crate::breakpoints::Configuration::default(),
         address,
         verbs: 0,
+        subscription: None,
         finished: false,
     };
     tracing::info!(client = %handle.id, name = handle.name, "client connected");
@@ -161,13 +165,14 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
 }
 
 impl Client {
-    /// Whether a session may still have something to say to it.
+    /// Whether a session or a verb may still have something to say to it.
     fn owes_answers(&self) -> bool {
-        match &self.seat {
+        let by_session = match &self.seat {
             Seat::Process(_) => true,
             Seat::Fleet(fleet) => !fleet.is_empty(),
             Seat::Root | Seat::Nobody | Seat::Over => false,
-        }
+        };
+        by_session || self.verbs > 0
     }
 
     fn set_stage(&mut self, stage: Stage) {
@@ -427,36 +432,73 @@ impl Client {
         let arguments: Value = match message.decode() {
             Ok(arguments) => arguments,
             Err(error) => {
-                out.send(&Message::failure(
-                    message.seq(),
-                    message.name(),
-                    &error.to_string(),
-                ));
+                let why = error.to_string();
+                out.send(&Message::failure(message.seq(), message.name(), &why));
                 return;
             }
         };
+        if name == "subscribe" {
+            self.subscribe();
+            out.send(&Message::response(message.seq(), message.name(), json!({})));
+            return;
+        }
+        let hub = self.hub.clone();
+        let may = self.may();
+        self.answer_later(message, out, async move {
+            control::call(&hub, &name, &arguments, may).await
+        });
+    }
+
+    /// What the daemon's operations may do for this client.
+    fn may(&self) -> Access {
+        match &self.attach {
+            Some(attach) if attach.role == Role::Controller => Access::Touch,
+            _ => Access::Look,
+        }
+    }
+
+    /// Answers a request with what comes of something that takes its time.
+    fn answer_later(
+        &mut self,
+        message: &Message,
+        out: &mut Outbox,
+        doing: impl Future<Output = Result<Value, control::Error>> + Send + 'static,
+    ) {
+        let (seq, command) = (message.seq(), message.name().to_owned());
         if self.verbs >= MAX_VERBS {
-            out.send(&Message::failure(
-                message.seq(),
-                message.name(),
-                "too many verbs are being carried out for this client",
-            ));
+            let why = "too many verbs are being carried out for this client";
+            out.send(&Message::failure(seq, &command, why));
             return;
         }
         self.verbs += 1;
-        let (hub, handle, seq, command) = (
-            self.hub.clone(),
-            self.handle.clone(),
-            message.seq(),
-            message.name().to_owned(),
-        );
+        let handle = self.handle.clone();
         self.hub.tasks.spawn(async move {
-            let answer = match control::call(&hub, &name, &arguments).await {
+            let answer = match doing.await {
                 Ok(body) => Message::response(seq, &command, body),
                 Err(error) => Message::failure(seq, &command, &error.message),
             };
             handle.mailbox.send(Mail::Answer(answer));
         });
+    }
+
+    /// Follows the news of sessions; a client that lags misses some, and is told how many.
+    fn subscribe(&mut self) {
+        let mut events = control::Events::follow(&self.hub);
+        let handle = self.handle.clone();
+        let follow = self.hub.tasks.spawn(async move {
+            let mut missed = 0;
+            while let Some(body) = events.next().await {
+                if handle.lags() {
+                    missed += 1;
+                    continue;
+                }
+                if missed > 0 {
+                    handle.tell_news(control::missed(std::mem::take(&mut missed)));
+                }
+                handle.tell_news(body);
+            }
+        });
+        self.subscription = Some(AbortOnDropHandle::new(follow));
     }
 }
 
@@ -485,6 +527,9 @@ impl Peer for Client {
             Mail::Answer(message) => {
                 self.verbs = self.verbs.saturating_sub(1);
                 out.send(&message);
+            }
+            Mail::News(event) => {
+                out.send(&event);
             }
             Mail::NotInjected(seq, why) => {
                 // Unless the process has come all the same.

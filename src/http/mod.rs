@@ -6,29 +6,36 @@
 //! This module knows no DAP.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
+use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures_util::stream;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::control::{self, Code, Error};
+use crate::control::{self, Access, Code, Error, Events, SESSION};
 use crate::hub::Hub;
 use crate::pump::LAST_FLUSH;
 
 /// How long a peer may take to send the head of its request.
-const HEAD_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+const HEAD_WAIT: Duration = Duration::from_secs(30);
+
+/// How often a stream of events says that it is still there, so that one that nobody reads is noticed.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Serves one connection until it closes or the daemon stops.
 pub(crate) async fn serve(
@@ -58,6 +65,7 @@ pub(crate) async fn serve(
 fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/api/v1/events", get(events))
         .route("/api/v1/{verb}", get(get_verb).post(post_verb))
         .method_not_allowed_fallback(|| async { bad_request("this is asked with another method") })
         .fallback(|| async { failure(&Error::new(Code::NotFound, "there is nothing here")) })
@@ -72,10 +80,28 @@ async fn get_verb(
     arguments: Result<Query<BTreeMap<String, String>>, QueryRejection>,
 ) -> Response {
     match (verb, arguments) {
-        (Ok(Path(verb)), Ok(Query(arguments))) => call(&hub, &verb, &json!(arguments)).await,
+        (Ok(Path(verb)), Ok(Query(arguments))) => match control::access(&verb) {
+            Ok(Access::Look) => call(&hub, &verb, &json!(arguments)).await,
+            Ok(Access::Touch) => bad_request(&format!(
+                "{verb:?} may change something: POST it, with its arguments as application/json"
+            )),
+            Err(error) => failure(&error),
+        },
         (Err(error), _) => bad_request(&error.body_text()),
         (_, Err(error)) => bad_request(&error.body_text()),
     }
+}
+
+/// `GET /api/v1/events`: what happens to sessions from now on, as `text/event-stream`.
+async fn events(State(hub): State<Arc<Hub>>) -> Response {
+    let events = stream::unfold(Events::follow(&hub), |mut events| async move {
+        let body = events.next().await?;
+        let event = Event::default().event(SESSION).data(body.to_string());
+        Some((Ok::<_, Infallible>(event), events))
+    });
+    Sse::new(events)
+        .keep_alive(KeepAlive::new().interval(ALIVE_INTERVAL))
+        .into_response()
 }
 
 /// `POST /api/v1/VERB` with the arguments as a JSON object.
@@ -124,7 +150,7 @@ fn bad_request(why: &str) -> Response {
 }
 
 async fn call(hub: &Hub, verb: &str, arguments: &Value) -> Response {
-    match control::call(hub, verb, arguments).await {
+    match control::call(hub, verb, arguments, Access::Touch).await {
         Ok(body) => Json(body).into_response(),
         Err(error) => failure(&error),
     }

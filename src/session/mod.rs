@@ -143,6 +143,9 @@ pub struct Stopped {
     pub file: Option<String>,
     /// Its line.
     pub line: Option<i64>,
+    /// Whether all threads stopped with it.
+    #[serde(skip)]
+    pub all_threads: bool,
     /// Which of the session's stops it is: two at one place are two.
     #[serde(skip)]
     pub number: u64,
@@ -245,6 +248,8 @@ pub enum Mail {
     Ask(Box<Message>, oneshot::Sender<Message>),
     /// A verb's question to the guard: its function and what it takes, answered once.
     AskGuard(&'static str, Box<Value>, oneshot::Sender<Message>),
+    /// A verb wants its last output.
+    Output(oneshot::Sender<Vec<Message>>),
     /// Somebody wants the process to end.
     Terminate,
     /// All clients are to leave it.
@@ -542,6 +547,7 @@ impl Session {
                     reason: stop.reason.clone(),
                     file: None,
                     line: None,
+                    all_threads: stop.all_threads_stopped,
                     number: self.stops,
                 });
             }
@@ -581,6 +587,8 @@ impl Peer for Session {
                 let asker = Asker::verb(reply, function);
                 self.ask_guard(function, &argument, asker, out);
             }
+            // Who has given up misses nothing.
+            Mail::Output(reply) => drop(reply.send(self.output.events())),
             Mail::Terminate => self.terminate(out),
             Mail::Detach => self.detach(out),
             Mail::Locate(reply) => self.locate(reply, out),

@@ -91,6 +91,11 @@ pub(super) struct OutputHistory {
 }
 
 impl OutputHistory {
+    /// The oldest first.
+    pub(super) fn events(&self) -> Vec<Message> {
+        self.events.iter().cloned().collect()
+    }
+
     pub(super) fn push(&mut self, event: &Message) {
         if event.size() > OUTPUT_HISTORY {
             return;
