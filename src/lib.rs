@@ -31,6 +31,7 @@
 //! | [`control`] | the verbs: the daemon's own operations | connections |
 //! | [`stacks`] | the stacks of many processes as one | how processes are asked |
 //! | [`compare`] | which of many answers is the odd one out | who answered |
+//! | [`text`] | what the verbs answer, as people read it | where it is shown |
 //! | [`http`] | the same verbs for browsers and scripts | DAP |
 //! | [`selector`] | `name=worker-*,state=stopped` | sessions' inner life |
 //! | [`owner`] | which user a TCP peer is | DAP |
@@ -68,4 +69,5 @@ pub mod selector;
 pub mod server;
 pub mod session;
 pub mod stacks;
+pub mod text;
 pub mod wire;

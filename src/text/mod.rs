@@ -1,0 +1,417 @@
+//! What the verbs answer, as people read it: the same on the command line and in an IDE's console.
+//!
+//! Plain text with aligned columns. All that comes from debugged programs is made harmless to a terminal.
+//! This module knows the shapes of the answers, and neither how they came about nor where the text is shown.
+
+mod names;
+mod sessions;
+mod stacks;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::compare::without_addresses;
+use names::{Labels, compress};
+pub(crate) use sessions::Listing;
+
+/// How many processes are shown with a line each; of more, equal ones are one line.
+const MAX_LINES: usize = 8;
+
+/// How wide a column is at most, in characters; a longer cell pushes what is beside it to the right.
+const MAX_WIDTH: usize = 60;
+
+/// What is said where there is nothing to show.
+const NOBODY: &str = "No session is there that matches.\n";
+
+/// The answer of a verb as text; each line of it ends with a line break.
+#[must_use]
+pub fn show(verb: &str, answer: &Value) -> String {
+    let rows = || Rows::of(answer);
+    let shown = match verb {
+        "sessions" => Listing::deserialize(answer)
+            .ok()
+            .map(|listing| match listing.is_empty() {
+                true => NOBODY.to_owned(),
+                false => listing.table(Timestamp::now()),
+            }),
+        "session" | "info" => answer.as_object().map(fields),
+        "pause" | "continue" | "next" | "stepIn" | "stepOut" => rows().map(|rows| rows.say(state)),
+        "terminate" => rows().map(|rows| rows.say(|_| "terminated".to_owned())),
+        "detach" => rows().map(|rows| rows.say(|_| "detached".to_owned())),
+        "threads" => rows().map(|rows| threads(&rows)),
+        "stacks" => rows().and_then(|rows| stacks::show(answer, &rows)),
+        "evaluate" => rows().map(|rows| rows.say(|row| lines(&row["result"]).join("\n"))),
+        "variables" => rows().map(|rows| rows.each(variables)),
+        "output" => rows().map(|rows| rows.each(output)),
+        "breakpoints.add" => rows().map(|rows| {
+            let breakpoint = std::slice::from_ref(&answer["breakpoint"]);
+            breakpoints(breakpoint) + &rows.say(verdict)
+        }),
+        "breakpoints.list" => answer["breakpoints"]
+            .as_array()
+            .map(|list| match &list[..] {
+                [] => "No breakpoint is set.\n".to_owned(),
+                list => breakpoints(list),
+            }),
+        "breakpoints.remove" => answer["removed"].as_array().map(|list| match &list[..] {
+            [] => "No breakpoint was removed.\n".to_owned(),
+            list => "Removed:\n".to_owned() + &breakpoints(list),
+        }),
+        _ => None,
+    };
+    // What has no look of its own is shown as it came.
+    shown.unwrap_or_else(|| {
+        let text = format!("{answer:#}");
+        text.lines().map(|line| printable(line) + "\n").collect()
+    })
+}
+
+/// Names and values come from debugged programs: they must not reach the terminal as commands to it, nor turn
+/// around what stands beside them.
+pub(crate) fn printable(text: &str) -> String {
+    let is_harmful =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.replace(is_harmful, "\u{fffd}")
+}
+
+/// A value of an answer on one line.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => printable(text),
+        Value::Array(list) => list.iter().map(word).collect::<Vec<_>>().join(" "),
+        Value::Object(fields) => {
+            let field =
+                |(key, value): (&String, &Value)| format!("{}={}", printable(key), word(value));
+            fields.iter().map(field).collect::<Vec<_>>().join(" ")
+        }
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+/// A text of an answer, line by line.
+fn lines(value: &Value) -> Vec<String> {
+    let text = value.as_str().unwrap_or_default();
+    text.lines()
+        // A carriage return overwrites what was before it, as progress bars do.
+        .map(|line| line.trim_end_matches('\r'))
+        .map(|line| line.rsplit('\r').next().unwrap_or_default())
+        .map(|line| printable(&line.replace('\t', "    ")))
+        .collect()
+}
+
+/// Cells in aligned columns; a cell of several lines goes on below itself.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            let lines = cell.lines().map(|line| line.chars().count());
+            *width = lines.max().unwrap_or(0).min(MAX_WIDTH).max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let height = row.iter().map(|cell| cell.lines().count()).max();
+        for line in 0..height.unwrap_or(0).max(1) {
+            let start = text.len();
+            for (width, cell) in widths.iter().zip(row) {
+                let cell = cell.lines().nth(line).unwrap_or_default();
+                let _ = write!(text, "{cell:width$}  ");
+            }
+            text.truncate(start + text[start..].trim_end().len());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The rows of an answer, one a process.
+struct Rows<'a> {
+    done: Vec<&'a Value>,
+    failed: Vec<&'a Value>,
+    labels: Labels,
+}
+
+impl<'a> Rows<'a> {
+    fn of(answer: &'a Value) -> Option<Rows<'a>> {
+        let rows = answer["rows"].as_array()?;
+        let (done, failed) = rows.iter().partition(|row| row["success"] != false);
+        let named = rows.iter().map(|row| (&row["session"], word(&row["name"])));
+        let labels = Labels::new(named);
+        Some(Rows {
+            done,
+            failed,
+            labels,
+        })
+    }
+
+    fn label(&self, row: &Value) -> String {
+        let pid = row["pid"].as_u64().unwrap_or_default();
+        self.labels.of(&word(&row["name"]), pid)
+    }
+
+    /// What each process says; of many, what several say is one line.
+    fn say(&self, what: impl Fn(&Value) -> String) -> String {
+        let what = |row: &Value| match &row["message"] {
+            Value::Null => what(row),
+            remark => format!("{} ({})", what(row), word(remark)),
+        };
+        let said = match self.done.len() > MAX_LINES {
+            true => self.groups(what),
+            false => {
+                let line = |row: &&Value| {
+                    let odd = if row["odd"] == true { "<- odd" } else { "" };
+                    let (name, pid) = (word(&row["name"]), word(&row["pid"]));
+                    [name, pid, what(row), odd.to_owned()]
+                };
+                table(&self.done.iter().map(line).collect::<Vec<_>>())
+            }
+        };
+        said + &self.rest()
+    }
+
+    /// The most frequent first: how many, what, whether it is odd, and who.
+    fn groups(&self, what: impl Fn(&Value) -> String) -> String {
+        let mut groups: Vec<(String, Vec<&Value>)> = Vec::new();
+        let mut places = HashMap::new();
+        for row in &self.done {
+            let what = what(row);
+            let key = without_addresses(&what).into_owned();
+            let place = *places.entry(key.clone()).or_insert(groups.len());
+            match groups.get_mut(place) {
+                None => groups.push((what, vec![row])),
+                Some((said, rows)) => {
+                    rows.push(row);
+                    if *said != what {
+                        *said = key;
+                    }
+                }
+            }
+        }
+        groups.sort_by_key(|(_, rows)| Reverse(rows.len()));
+        let width = groups.first().map_or(1, |(_, rows)| digits(rows.len()));
+        let line = |(what, rows): (String, Vec<&Value>)| {
+            let is_odd = rows.iter().any(|row| row["odd"] == true);
+            let odd = if is_odd { "<- odd" } else { "" };
+            let count = format!("{:width$} ×", rows.len());
+            // So that the text stands beside the sign, and not a column away from it.
+            let what = what.lines().collect::<Vec<_>>();
+            let below = format!("\n{}", " ".repeat(count.chars().count() + 1));
+            let who: Vec<String> = rows.iter().map(|row| self.label(row)).collect();
+            [
+                format!("{count} {}", what.join(&below)),
+                odd.to_owned(),
+                compress(&who),
+            ]
+        };
+        table(&groups.into_iter().map(line).collect::<Vec<_>>())
+    }
+
+    /// Each process with a heading, and what is to be said of it below.
+    fn each(&self, what: impl Fn(&Value) -> (String, String)) -> String {
+        let mut text = String::new();
+        for row in &self.done {
+            let (more, below) = what(row);
+            let pid = word(&row["pid"]);
+            let _ = writeln!(text, "{} ({pid}){more}", word(&row["name"]));
+            for line in below.lines() {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+        text + &self.rest()
+    }
+
+    /// Who failed and why; or that nobody is there at all.
+    fn rest(&self) -> String {
+        if self.done.is_empty() && self.failed.is_empty() {
+            return NOBODY.to_owned();
+        }
+        let mut failures: Vec<(String, Vec<String>)> = Vec::new();
+        for row in &self.failed {
+            let message = word(&row["message"]);
+            let label = self.label(row);
+            match failures.iter_mut().find(|(other, _)| *other == message) {
+                Some((_, who)) => who.push(label),
+                None => failures.push((message, vec![label])),
+            }
+        }
+        let line =
+            |(message, who): (String, Vec<String>)| format!("{}: {message}\n", compress(&who));
+        failures.into_iter().map(line).collect()
+    }
+}
+
+fn digits(number: usize) -> usize {
+    number.to_string().len()
+}
+
+/// How a process stands after it was told to run or to stop.
+fn state(row: &Value) -> String {
+    let stopped = &row["stopped"];
+    let mut words = vec![word(&row["state"])];
+    if stopped["file"].is_string() {
+        words.push(format!(
+            "{}:{}",
+            word(&stopped["file"]),
+            word(&stopped["line"])
+        ));
+    }
+    words.push(word(&stopped["reason"]));
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
+}
+
+/// What a process says of a new breakpoint; the message is said beside it.
+fn verdict(row: &Value) -> String {
+    match (row["verified"] == true, &row["line"]) {
+        (true, Value::Null) => "verified".to_owned(),
+        (true, line) => format!("verified in line {}", word(line)),
+        (false, _) => "not verified".to_owned(),
+    }
+}
+
+fn threads(rows: &Rows<'_>) -> String {
+    let head = ["NAME", "PID", "THREAD", "STATE", "ID"];
+    let mut lines = vec![head.map(str::to_owned)];
+    for row in &rows.done {
+        let mut process = [word(&row["name"]), word(&row["pid"])];
+        for thread in row["threads"].as_array().into_iter().flatten() {
+            // The name and the pid once.
+            let [name, pid] = std::mem::take(&mut process);
+            let (thread, state, id) = (&thread["name"], &thread["state"], &thread["id"]);
+            lines.push([name, pid, word(thread), word(state), word(id)]);
+        }
+    }
+    let table = if lines.len() > 1 {
+        table(&lines)
+    } else {
+        String::new()
+    };
+    table + &rows.rest()
+}
+
+/// Where a process is stopped, and its variables there; or the children of one variable.
+fn variables(row: &Value) -> (String, String) {
+    let list = |variables: &Value, indent: &str| {
+        let line = |variable: &Value| {
+            let kind = word(&variable["type"]);
+            let colon = if kind.is_empty() { "" } else { ": " };
+            let equals = if variable["value"] == "" { "" } else { "= " };
+            let value = lines(&variable["value"]).join("\n");
+            // What there is to see inside is asked for by this number.
+            let inside = match variable["variablesReference"].as_i64() {
+                Some(reference) if reference > 0 => format!("[{reference}]"),
+                _ => String::new(),
+            };
+            let name = format!("{indent}{}{colon}{kind}", word(&variable["name"]));
+            [name, format!("{equals}{value}"), inside]
+        };
+        let lines = variables.as_array().into_iter().flatten().map(line);
+        table(&lines.collect::<Vec<_>>())
+    };
+    let frame = &row["frame"];
+    let place = match frame["path"].as_str() {
+        Some(_) => format!(
+            " in {} {}:{}",
+            word(&frame["name"]),
+            word(&frame["path"]),
+            word(&frame["line"])
+        ),
+        None => String::new(),
+    };
+    let mut below = list(&row["variables"], "");
+    for scope in row["scopes"].as_array().into_iter().flatten() {
+        let _ = writeln!(below, "{}", word(&scope["name"]));
+        below += &list(&scope["variables"], "  ");
+    }
+    (place, below)
+}
+
+/// What a process wrote; lines of stderr begin with `!`.
+fn output(row: &Value) -> (String, String) {
+    let mut parts: Vec<(&Value, String)> = Vec::new();
+    for part in row["output"].as_array().into_iter().flatten() {
+        let (category, text) = (&part["category"], part["output"].as_str());
+        let text = text.unwrap_or_default();
+        // A line may come in several parts.
+        match parts.last_mut() {
+            Some((last, so_far)) if *last == category => so_far.push_str(text),
+            _ => parts.push((category, text.to_owned())),
+        }
+    }
+    let mut below = String::new();
+    for (category, text) in parts {
+        let sign = if category == "stderr" { "! " } else { "" };
+        for line in lines(&Value::String(text)) {
+            let _ = writeln!(below, "{sign}{line}");
+        }
+    }
+    let more = if below.is_empty() {
+        " has written nothing"
+    } else {
+        ""
+    };
+    (more.to_owned(), below)
+}
+
+fn breakpoints(list: &[Value]) -> String {
+    let mut lines = vec![["ID", "WHERE", "WHEN", "SESSIONS", "STATE"].map(str::to_owned)];
+    for breakpoint in list {
+        let mut when = Vec::new();
+        for (key, before) in [
+            ("condition", "if "),
+            ("hitCondition", "hit "),
+            ("logMessage", "log "),
+        ] {
+            let text = word(&breakpoint[key]);
+            if !text.is_empty() {
+                when.push(format!("{before}{text}"));
+            }
+        }
+        if breakpoint["once"] == true {
+            when.push("once".to_owned());
+        }
+        let mut state = match breakpoint["verified"] == true {
+            true => "verified".to_owned(),
+            false => "not verified".to_owned(),
+        };
+        if !breakpoint["message"].is_null() {
+            state = format!("{state}: {}", word(&breakpoint["message"]));
+        }
+        lines.push([
+            word(&breakpoint["id"]),
+            format!(
+                "{}:{}",
+                word(&breakpoint["file"]),
+                word(&breakpoint["line"])
+            ),
+            when.join(", "),
+            word(&breakpoint["sessions"]),
+            state,
+        ]);
+    }
+    table(&lines)
+}
+
+/// One thing with its fields, what it is called first.
+fn fields(answer: &Map<String, Value>) -> String {
+    let first = |key: &str| {
+        ["name", "id", "pid", "state"]
+            .iter()
+            .position(|name| *name == key)
+    };
+    let mut fields: Vec<_> = answer.iter().collect();
+    fields.sort_by_key(|(key, _)| (first(key).unwrap_or(usize::MAX), *key));
+    let line = |(key, value): (&String, &Value)| [printable(key), word(value)];
+    let lines = fields.into_iter().map(line);
+    table(
+        &lines
+            .filter(|[_, value]| !value.is_empty())
+            .collect::<Vec<_>>(),
+    )
+}
