@@ -1,7 +1,7 @@
 # The guard: what the daemon puts into a process that pydevd has connected to it, before anything else.
 #
 # It sees to it that a dead daemon never stops, breaks or silences the user's program, lets several
-# breakpoints share a line, and tells who the process is.
+# breakpoints share a line, tells who the process is, and answers questions.
 #
 # SENDING. One frameless request, which works before `initialize` (S is this whole text as a JSON string,
 # which is also a Python literal, because this file is ASCII):
@@ -27,10 +27,30 @@
 #
 # Every key is always there, null if not known. It may be asked for again at any time after, with the frameless
 # evaluate `__import__('_dbgproxy').tell()`. What is known when: pid, identity, argv, cwd at once. `name` at once
-# where multiprocessing forks (os.fork() has not returned, but the process object is on the stack); not before
-# user code runs in a spawned child or a worker of a forkserver (null: neither is named yet), so ask again then.
+# where multiprocessing forks (os.fork() has not returned, but the process object is on the stack). A spawned child
+# and a worker of a forkserver are named only after configurationDone (null or "MainProcess" until then): the report
+# comes a second time by itself at that moment, before the user's main module is imported there.
 # `forked` is true while the process is still inside the os.fork() that made it. `script` is sys.argv[0].
 # Texts are valid Unicode, argv is at most 4,096 characters in all and then ends with "\u2026".
+#
+# QUESTIONS. The frameless evaluate (context "watch"), at any time after the guard is in,
+#   __import__('_dbgproxy').answer(TOKEN, 'FUNCTION', ARGUMENT)
+# has an empty result as well, and its response is preceded by the event
+#   {"type": "event", "event": "dbgproxyAnswer", "body": {"token": TOKEN, "body": BODY}}
+# TOKEN and ARGUMENT are Python literals: JSON's numbers and texts are some (but for what pydevd replaces, see above,
+# and for surrogates as \u escapes), its null is None. BODY is {"error": TEXT} (one line) if the function fails. It is
+#
+# - stacks, None: {"threads": [{"name", "threadId", "kind", "frames": [[name, path, line], ...], "omitted"}, ...],
+#   "omitted"}. Every thread of the process, the main one first, whether it runs, is stopped or blocks in C; nothing
+#   is stopped for it. Then the asyncio tasks that wait (kind "task" instead of "thread"), with what they await down
+#   to where a future or another task is awaited; a task that runs is the stack of its thread. `threadId` is DAP's,
+#   null for tasks and threads that pydevd does not know. Frames are innermost first, with names and paths as in
+#   pydevd's answers to `stackTrace`, and without those of the debugger and of the start of Python and of threads:
+#   none at all may be left. `omitted` counts the frames left out of a long stack, and the threads and tasks left
+#   out of a long answer.
+# - evaluate, TEXT: {"result", "type"}. An expression is evaluated in the namespace of `__main__`; a statement is run
+#   there, and has an empty result and type. It runs in a thread of pydevd (before configurationDone in the one that
+#   waits for it), untraced: breakpoints in what it calls do not stop. What takes long holds up the next question.
 #
 # OTHER EVENTS, from conditions of the form
 #   __import__("_dbgproxy").hit([[key, condition, hitCondition, logMessage], ...], globals(), locals())
@@ -43,19 +63,26 @@
 # process has several threads, for as long as pydevd's are there.
 
 import functools
+import gc
 import itertools
 import os
 import re
 import socket
 import sys
 import traceback
+import weakref
 
 from _pydevd_bundle.pydevd_constants import get_global_debugger
 
 KEYS = 4096  # hit counters kept, the oldest dropped
-TEXT = 4096  # characters of argv, of the directory and of each variable
+TEXT = 4096  # characters of argv, and of each other text that has no limit of its own
+RESULT = 65536  # characters of an evaluated result
+STACKS = 1000  # threads and tasks in an answer; the rest is counted
+STACKS_TEXT = 4 << 20  # characters in all their frames, after which the rest is counted too
+INNERMOST, OUTERMOST = 192, 64  # frames of a longer stack; those between are counted
 VARIABLES = (
     "DBGPROXY_NAME", "DBGPROXY_LABELS", "DBGPROXY_WAIT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "PYTEST_XDIST_WORKER",
+    "PYTEST_CURRENT_TEST",
 )
 
 # ---- release on loss -------------------------------------------------------------------------------------------
@@ -346,6 +373,201 @@ def send(event, body):
         return False
 
 
+# ---- questions -------------------------------------------------------------------------------------------------
+
+
+def answer(token, function, argument=None):
+    """Sends what a function says. Its evaluate must give no result of its own, hence no return value."""
+    try:
+        body = {"stacks": stacks, "evaluate": evaluate}[function](argument)
+    except Exception as error:
+        body = {"error": said(error)}
+    send("dbgproxyAnswer", {"token": token, "body": body})
+
+
+def evaluate(expression):
+    namespace = vars(sys.modules["__main__"])
+    expression = expression.strip()
+    try:
+        try:
+            compiled = compile(expression, "<string>", "eval", dont_inherit=True)
+        except SyntaxError:
+            compiled = None
+        if compiled is None:
+            exec(compile(expression, "<string>", "exec", dont_inherit=True), namespace)
+            return {"result": "", "type": ""}
+        value = eval(compiled, namespace)
+        return {"result": clean(repr(value), RESULT), "type": clean(type(value).__name__)}
+    except BaseException as error:  # SystemExit would end the thread of pydevd that runs this
+        return {"error": said(error)}
+
+
+def said(error):
+    text = attempt(str, error)
+    return clean(" ".join(": ".join(filter(None, (type(error).__name__, text))).split()))
+
+
+def stacks(_):
+    place, rows, left_out, room = places(), [], 0, STACKS_TEXT
+    loops = []
+    taken = {}
+    tops = sys._current_frames()
+    while tops:
+        ident, frame = tops.popitem()
+        taken[ident] = walked(frame, loops)
+    del frame
+    for name, thread_id, kind, stack in itertools.chain(threads(taken), waiting_tasks(loops)):
+        if len(rows) >= STACKS or room < 0:
+            left_out += 1
+            continue
+        stack = without_debugger(stack, place)
+        omitted = max(len(stack) - INNERMOST - OUTERMOST, 0)
+        if omitted:
+            del stack[INNERMOST:-OUTERMOST]
+        shown = [[clean(code.co_name), place(code.co_filename), line] for code, line in stack]
+        room -= sum(len(function) + len(path) for function, path, _ in shown)
+        rows.append({"name": name, "threadId": thread_id, "kind": kind, "frames": shown, "omitted": omitted})
+    return {"threads": rows, "omitted": left_out}
+
+
+def walked(frame, loops):
+    """The codes and lines of a stack. The frames themselves would keep alive what their functions have let go."""
+    stack = []
+    while frame is not None:
+        stack.append(here(frame))
+        if frame.f_code.co_name == "run_forever" and not REGISTRIES:
+            loops.append(frame.f_locals.get("self"))
+        frame = frame.f_back
+    return stack
+
+
+def here(frame):
+    return frame.f_code, frame.f_lineno or frame.f_code.co_firstlineno
+
+
+def threads(taken):
+    from _pydev_bundle._pydev_saved_modules import threading
+    from _pydevd_bundle._debug_adapter.pydevd_base_schema import BaseSchema
+
+    known = threading._active.copy()  # in one step; any stopped thread may hold its lock
+    for ident in [ident for ident in known if ident in taken] + [ident for ident in taken if ident not in known]:
+        # Attributes as they are stored: what a subclass makes of them is code of the user.
+        thread = object.__getattribute__(known[ident], "__dict__") if ident in known else {}
+        if not (thread.get("is_pydev_daemon_thread") or thread.get("pydev_do_not_trace")):
+            pydevd_id = thread.get("__pydevd_id__")
+            thread_id = BaseSchema._obj_id_to_dap_id.get(pydevd_id) if pydevd_id is not None else None
+            name = attempt(clean, thread.get("_name")) or "thread %d" % ident
+            yield name, thread_id, "thread", taken[ident]
+
+
+# In which registries asyncio keeps its tasks: until 3.11, and until 3.13. After that only a loop knows its own.
+REGISTRIES = ("_all_tasks", "_scheduled_tasks", "_eager_tasks") if sys.version_info < (3, 14) else ()
+
+
+def waiting_tasks(loops):
+    asyncio = sys.modules.get("asyncio.tasks")
+    tasks = {}
+    for name in REGISTRIES:
+        registry = getattr(asyncio, name, ())
+        # The set of weak references is copied in one step; iterating over them fails where tasks come and go.
+        for task in list(getattr(registry, "data", registry)):
+            task = task() if isinstance(task, weakref.ref) else task
+            tasks[id(task)] = task
+    for loop in loops if asyncio is not None else ():
+        for task in attempt(asyncio.all_tasks, loop) or ():
+            tasks[id(task)] = task
+    while tasks:
+        task = tasks.popitem()[1]
+        row = attempt(waiting_task, task)
+        if row is not None:
+            yield row
+
+
+def waiting_task(task):
+    if task is None or task.done():
+        return None
+    coroutine = task.get_coro()
+    if getattr(coroutine, "cr_running", False) or getattr(coroutine, "gi_running", False):
+        return None
+    return clean(task.get_name()), None, "task", awaited(coroutine)
+
+
+# By the names of types, because Cython has types of its own: the frame of each, and what it waits for.
+AWAITING = {
+    "coroutine": ("cr_frame", "cr_await"), "generator": ("gi_frame", "gi_yieldfrom"),
+    "async_generator": ("ag_frame", "ag_await"),
+}
+# What stands between two of them and has no attribute that leads to the next.
+BETWEEN = ("coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable")
+
+
+def awaited(coroutine):
+    """The codes and lines of a chain of coroutines, the innermost first."""
+    chain = []
+    while coroutine is not None:
+        kind = type(coroutine).__name__
+        if kind in AWAITING:
+            frame, coroutine = (getattr(coroutine, attribute) for attribute in AWAITING[kind])
+            if frame is not None:
+                chain.append(here(frame))
+        elif kind in BETWEEN:
+            inner = (one for one in gc.get_referents(coroutine) if type(one).__name__ in (*AWAITING, *BETWEEN))
+            coroutine = next(inner, None)
+        else:
+            break
+    chain.reverse()
+    return chain
+
+
+def places():
+    """A function from code's file names to paths as pydevd gives them, or None for the debugger's own files."""
+    from _pydevd_bundle import pydevd_constants
+    import pydevd_file_utils
+
+    def absolute(path):
+        return pydevd_file_utils.get_abs_path_real_path_and_base_from_file(path)[0]
+
+    pydevd = os.path.join(os.path.dirname(os.path.dirname(absolute(pydevd_constants.__file__))), "")
+    debuggers = [pydevd + "pydev", pydevd + "_pydev"]  # where it is not part of debugpy, others are beside it
+    if getattr(sys.modules.get("debugpy"), "__file__", None):
+        debuggers.append(os.path.join(os.path.dirname(absolute(sys.modules["debugpy"].__file__)), ""))
+    debuggers = tuple(debuggers)
+
+    @functools.lru_cache(maxsize=None)
+    def place(filename):
+        if filename.startswith("<"):
+            return None if filename == "<frozen dbgproxy>" else clean(filename)
+        path = absolute(filename)
+        if path.startswith(debuggers):
+            return None
+        return clean(pydevd_file_utils.map_file_to_client(path)[0])
+
+    return place
+
+
+# What a thread does inside of these functions of pydevd it does for the debugger.
+DEBUGGING = (
+    "do_wait_suspend", "_do_wait_suspend", "process_internal_commands", "settrace", "settrace_forked",
+    "wait_for_ready_to_run", "block_until_configuration_done",
+)
+
+
+def without_debugger(stack, place):
+    import threading
+
+    kept = []
+    for code, line in stack:
+        if place(code.co_filename) is not None:
+            kept.append((code, line))
+        elif code.co_name in DEBUGGING:
+            kept.clear()
+    starts = [function.__code__ for function in (threading.Thread._bootstrap, threading.Thread._bootstrap_inner)]
+    runpy = ("<frozen runpy>", getattr(sys.modules.get("runpy"), "__file__", None))
+    while kept and (kept[-1][0] in starts or kept[-1][0].co_filename in runpy):
+        kept.pop()
+    return kept
+
+
 # ---- the report ------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +644,28 @@ def name():
     return clean(process.current_process().name) if process is not None else None
 
 
+def tell_name():
+    """Sends the report again when multiprocessing names this process, if it is about to."""
+    spawned = sys.argv[1:2] == ["--multiprocessing-fork"]
+    by_forkserver = any(frame.f_globals.get("__name__") == "multiprocessing.forkserver" for frame in frames("main"))
+    # Whatever a worker itself forks is named otherwise, or not at all.
+    if not spawned and not (by_forkserver and frames("settrace_forked") and not frames("_serve_one")):
+        return
+    from multiprocessing.process import BaseProcess
+
+    stock = vars(BaseProcess)["name"]
+    if hasattr(stock.fset, "dbgproxy"):
+        return
+
+    def set_name(process, name):
+        BaseProcess.name = stock
+        stock.fset(process, name)
+        attempt(tell)
+
+    set_name.dbgproxy = True
+    BaseProcess.name = property(stock.fget, set_name, stock.fdel, stock.__doc__)
+
+
 def helper():
     # A worker that the forkserver forked has the forkserver's command line, and a parent process or a fork behind it.
     process = sys.modules.get("multiprocessing.process")
@@ -452,10 +696,10 @@ def frames(function):
     return found
 
 
-def clean(text):
+def clean(text, limit=TEXT):
     """Undecodable bytes have no place in JSON."""
-    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return text if len(text) <= TEXT else text[: TEXT - 1] + "\u2026"
+    text = str.encode(text, "utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text if len(text) <= limit else text[: limit - 1] + "\u2026"
 
 
 def attempt(function, *args):
@@ -473,4 +717,5 @@ if counted_for is not get_global_debugger():
     counters.clear()
 attempt(guard)
 attempt(release_late)
+attempt(tell_name)
 attempt(tell)
