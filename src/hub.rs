@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::{self, ClientId};
 use crate::config::Config;
-use crate::session::{self, Caller, Info, SessionId};
+use crate::session::{self, Caller, Info, Order, SessionId};
 
 /// How many ended sessions are remembered; the oldest is forgotten first.
 pub const HISTORY: usize = 1000;
@@ -29,6 +29,10 @@ pub const NEWS: usize = 1024;
 
 /// How long an ended session is remembered.
 pub const HISTORY_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// How long after its end a session is still the parent of a process that comes: as long as a process may take from its
+/// start to the port. Beyond it another process is likelier to have the pid.
+pub const ORPHAN_WAIT: Duration = Duration::from_secs(30);
 
 /// What all tasks of the daemon share.
 pub struct Hub {
@@ -183,7 +187,7 @@ impl Hub {
         self.sessions.get(&id).map(|session| session.clone())
     }
 
-    /// All live sessions, in the order in which they came.
+    /// All live sessions in the order of their tree, see [`Order`].
     #[must_use]
     pub fn sessions(&self) -> Vec<Arc<session::Handle>> {
         let mut sessions: Vec<_> = self
@@ -191,7 +195,7 @@ impl Hub {
             .iter()
             .map(|session| session.clone())
             .collect();
-        sessions.sort_by_cached_key(|session| session.info().order);
+        sessions.sort_by_cached_key(|session| session.info().order.clone());
         sessions
     }
 
@@ -222,22 +226,31 @@ impl Hub {
         self.of_pid(pid).pop()
     }
 
-    /// The session of the process that started another, as far as pids and PID namespaces tell.
-    pub(crate) fn parent_of(&self, caller: &Caller) -> Option<SessionId> {
+    /// The session of the process that started another, and its place, as far as pids and PID namespaces tell; that
+    /// process may just have ended.
+    pub(crate) fn parent_of(&self, caller: &Caller) -> Option<(SessionId, Order)> {
         let namespace = |identity: &Option<String>| {
             let (namespace, _) = identity.as_deref()?.rsplit_once('/')?.0.rsplit_once('/')?;
             Some(namespace.to_owned())
         };
         let own = namespace(&caller.report.identity);
-        let is_near = |session: &Arc<session::Handle>| {
-            let theirs = namespace(&session.info().identity);
+        let is_near = |info: &Info| {
+            let theirs = namespace(&info.identity);
             own.is_none() || theirs.is_none() || own == theirs
         };
-        self.of_pid(caller.ppid?)
-            .iter()
-            .rev()
-            .find(|session| is_near(session))
-            .map(|session| session.id)
+        let place = |info: &Info| is_near(info).then(|| (info.id, info.order.clone()));
+        let ppid = caller.ppid?;
+        let live = self.of_pid(ppid);
+        let live = live.iter().rev().find_map(|session| place(&session.info()));
+        // One that ends meanwhile is in the history before it is no longer among the live.
+        live.or_else(|| {
+            let history = self.history();
+            let mut recent = history
+                .iter()
+                .rev()
+                .take_while(|info| !has_ended_before(info, ORPHAN_WAIT));
+            recent.find_map(|info| place(info).filter(|_| info.pid == ppid))
+        })
     }
 
     /// The live session that a caller belongs to already: the same process on a new connection.
@@ -275,8 +288,13 @@ impl Hub {
 
 /// Whether an ended session is to be forgotten.
 fn is_old(info: &Info) -> bool {
-    let age = info
+    has_ended_before(info, HISTORY_AGE)
+}
+
+/// Whether a session ended longer ago than this.
+fn has_ended_before(info: &Info, age: Duration) -> bool {
+    let ended = info
         .ended
         .map(|ended| Timestamp::now().duration_since(ended));
-    age.is_some_and(|age| age.unsigned_abs() > HISTORY_AGE)
+    ended.is_some_and(|ended| ended.unsigned_abs() > age)
 }

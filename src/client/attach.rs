@@ -252,7 +252,9 @@ impl Client {
                 self.set_stage(Stage::Attaching);
                 *self.handle.view() = View::Merged(attach.sessions.clone());
                 let mut fleet = Fleet::new(self.handle.clone(), attach);
-                for session in self.sessions_in_view() {
+                let mut sessions = self.sessions_in_view();
+                sessions.sort_by_cached_key(|session| session.info().order.number());
+                for session in sessions {
                     fleet.join(&session, out);
                 }
                 self.seat = Seat::Fleet(Box::new(fleet));
@@ -270,7 +272,11 @@ impl Client {
         self.set_stage(Stage::Attaching);
         *self.handle.view() = View::Waiting(pid, attach.sessions.clone());
         // Only now that it is known to wait are those looked for that are there: none comes unseen.
-        match self.sessions_in_view().first() {
+        let sessions = self.sessions_in_view();
+        let oldest = sessions
+            .iter()
+            .min_by_key(|session| session.info().order.number());
+        match oldest {
             Some(session) => self.join(session, out),
             None => {
                 let (host, port) = self.address.map_or((String::new(), 0), |address| {

@@ -50,7 +50,7 @@ impl Client {
         }
     }
 
-    /// The sessions of which the client is told, in the order in which they came.
+    /// The sessions of which the client is told, in the order of their tree.
     pub(super) fn sessions_in_view(&self) -> Vec<Arc<session::Handle>> {
         let mut sessions = self.hub.sessions();
         sessions.retain(|session| {

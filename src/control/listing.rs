@@ -20,7 +20,7 @@ const LOCATE_WAIT: Duration = Duration::from_millis(500);
 /// How many sessions an error names at most.
 const NAMED: usize = 12;
 
-/// `sessions {selector?, all?}`: the sessions that match, the ended ones too if `all`.
+/// `sessions {selector?, all?}`: the sessions that match in the order of their tree, the ended ones too if `all`.
 pub(super) async fn sessions(hub: &Hub, mut arguments: Arguments) -> Result<Value, Error> {
     let selector = arguments.selector()?.unwrap_or_default();
     let all = arguments.flag("all")?;
@@ -52,11 +52,13 @@ async fn matching(hub: &Hub, selector: &Selector, all: bool) -> Vec<Info> {
     let live = hub.sessions();
     let live = live.iter().map(|session| session.info().clone());
     let live = live.filter(|info| info.ended.is_none() && !known.contains(&info.id));
-    ended
+    let mut sessions: Vec<Info> = ended
         .into_iter()
         .chain(live)
         .filter(|info| selector.matches(&info.subject()))
-        .collect()
+        .collect();
+    sessions.sort_by(|one, other| one.order.cmp(&other.order));
+    sessions
 }
 
 /// Nothing matches: says so, and what there is.

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::requests::Pending;
-use super::{Info, Session, Stage, State};
+use super::{Info, Order, Session, Stage, State};
 use crate::hub::Hub;
 use crate::link::Link;
 use crate::wire::{Kind, Message, Outbox};
@@ -180,10 +180,13 @@ impl Caller {
         let version = system_info
             .pointer("/python/version")
             .and_then(Value::as_str);
+        let parent = hub.parent_of(self);
+        let above = parent.as_ref().map(|(_, order)| order);
+        let order = Order::new(above, hub.next_order());
         Info {
             id: Uuid::new_v4(),
             pid: self.pid,
-            parent: hub.parent_of(self),
+            parent: parent.map(|(id, _)| id),
             ppid: self.ppid,
             name: report.session_name(self.pid),
             labels: report.labels(),
@@ -197,7 +200,7 @@ impl Caller {
             python: report.python.clone().or_else(|| version.map(str::to_owned)),
             debugpy: report.debugpy.clone(),
             argv: report.argv.clone().unwrap_or_default(),
-            order: hub.next_order(),
+            order,
             identity: report.identity.clone(),
         }
     }

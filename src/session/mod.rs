@@ -9,6 +9,7 @@ mod events;
 mod greeting;
 mod identity;
 mod options;
+mod order;
 mod placing;
 mod requests;
 mod state;
@@ -38,6 +39,7 @@ use crate::wire::{Error, Message, Outbox};
 pub use asker::Owner;
 pub(crate) use greeting::meet;
 pub use greeting::{Caller, Report};
+pub use order::{MAX_DEPTH, Order};
 pub use state::StoppedBody;
 
 use asker::Asker;
@@ -94,9 +96,8 @@ pub struct Info {
     pub debugpy: Option<String>,
     /// Its command line as the user would write it.
     pub argv: Vec<String>,
-    /// Sessions in the order in which they came.
-    #[serde(skip)]
-    pub order: u64,
+    /// Where it stands among all sessions.
+    pub order: Order,
     /// What is the same in two connections of one process and differs between any two processes.
     #[serde(skip)]
     pub identity: Option<String>,
@@ -442,7 +443,7 @@ impl Session {
                 id: info.id,
                 parent: info.parent,
                 started: info.started,
-                order: info.order,
+                order: info.order.clone(),
                 ..fresh
             };
         });

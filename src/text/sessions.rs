@@ -1,12 +1,11 @@
 //! The list of sessions as a table.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{printable, table};
+use crate::session::Order;
 
 /// What the table needs of the answer of the verb `sessions`.
 #[derive(Debug, Deserialize)]
@@ -18,9 +17,11 @@ pub(crate) struct Listing {
 struct Row {
     id: String,
     pid: u32,
-    parent: Option<String>,
     name: String,
     state: String,
+    /// Its place in the tree, in whose order the rows are.
+    #[serde(default)]
+    order: Order,
     stopped: Option<Stopped>,
     started: Option<String>,
     /// A code or the name of a signal; anything else is not shown.
@@ -59,39 +60,15 @@ impl Listing {
         table(&lines)
     }
 
-    /// Every row with its depth, children behind their parents, otherwise in the daemon's order.
+    /// Every row with its depth: how many of the rows are its ancestors.
     fn tree(&self) -> Vec<(usize, &Row)> {
-        let places: HashMap<&str, usize> = self
-            .sessions
-            .iter()
-            .enumerate()
-            .map(|(at, row)| (row.id.as_str(), at))
-            .collect();
-        let mut children: Vec<Vec<usize>> = vec![Vec::new(); self.sessions.len()];
-        let mut roots = Vec::new();
-        for (at, row) in self.sessions.iter().enumerate() {
-            match row.parent.as_deref().and_then(|parent| places.get(parent)) {
-                Some(parent) => children[*parent].push(at),
-                // The parent may be ended, or not selected.
-                None => roots.push(at),
-            }
-        }
-        // Behind the roots all others once more: those that are nobody's descendant, should the
-        // daemon ever tell of parents in a circle.
-        let mut waiting: Vec<(usize, usize)> = roots
-            .into_iter()
-            .chain(0..self.sessions.len())
-            .map(|at| (0, at))
-            .rev()
-            .collect();
-        let mut seen = vec![false; self.sessions.len()];
+        let mut above: Vec<&Order> = Vec::new();
         let mut tree = Vec::with_capacity(self.sessions.len());
-        while let Some((depth, at)) = waiting.pop() {
-            if std::mem::replace(&mut seen[at], true) {
-                continue;
-            }
-            tree.push((depth, &self.sessions[at]));
-            waiting.extend(children[at].iter().rev().map(|child| (depth + 1, *child)));
+        for row in &self.sessions {
+            // Of those that came before only ancestors can be ancestors of what comes later.
+            while above.pop_if(|order| !order.is_above(&row.order)).is_some() {}
+            tree.push((above.len(), row));
+            above.push(&row.order);
         }
         tree
     }
@@ -161,14 +138,14 @@ mod tests {
         let listing: Listing = serde_json::from_str(
             r#"{"sessions": [
                 {"id": "3fa85f64-5717-4562-b3fc-2c963f66afa6", "pid": 41, "name": "train.py",
-                 "parent": null, "state": "running", "stopped": null, "clients": 2, "labels": {},
+                 "order": [2], "state": "running", "stopped": null, "clients": 2, "labels": {},
                  "started": "2026-01-02T03:04:05.678Z"},
-                {"id": "00000000-0000-0000-0000-000000000003", "pid": 7, "name": "lost\u001b[2J",
-                 "parent": "ffffffff-0000-0000-0000-000000000000", "state": "ended", "exit": 137},
                 {"id": "00000000-0000-0000-0000-000000000001", "pid": 1234567, "name": "worker-0",
-                 "parent": "3fa85f64-5717-4562-b3fc-2c963f66afa6", "state": "stopped",
+                 "order": [2, 5], "state": "stopped",
                  "clients": [{"id": 1}], "started": "2026-01-02T03:07:00Z",
-                 "stopped": {"thread": 1, "reason": "breakpoint", "file": "/x/train.py", "line": 12}}
+                 "stopped": {"thread": 1, "reason": "breakpoint", "file": "/x/train.py", "line": 12}},
+                {"id": "00000000-0000-0000-0000-000000000003", "pid": 7, "name": "lost\u001b[2J",
+                 "order": [1, 3], "state": "ended", "exit": 137}
             ]}"#,
         )
         .unwrap();
@@ -185,26 +162,25 @@ ID        PID      NAME        STATE    CLIENTS  STARTED  WHERE
     }
 
     #[test]
-    fn parents_in_a_circle_are_shown_once() {
-        let row = |id: &str, parent: &str| {
+    fn a_row_is_indented_by_those_of_its_ancestors_that_are_shown() {
+        let row = |name: &str, order: &str| {
             format!(
-                r#"{{"id":"{id}","pid":1,"name":"{id}","state":"running","parent":"{parent}"}}"#
+                r#"{{"id":"{name}","pid":1,"name":"{name}","state":"running","order":[{order}]}}"#
             )
         };
-        let text = format!(
-            r#"{{"sessions":[{},{},{},{}]}}"#,
-            row("a", "b"),
-            row("b", "a"),
-            row("c", "c"),
-            row("d", "none")
-        );
-        let listing: Listing = serde_json::from_str(&text).unwrap();
-        let tree: Vec<_> = listing
-            .tree()
-            .iter()
-            .map(|(depth, row)| (*depth, row.id.as_str()))
-            .collect();
-        assert_eq!(tree, [(0, "d"), (0, "a"), (1, "b"), (0, "c")]);
+        let rows = [
+            row("root", "1"),
+            row("child", "1,2"),
+            // Its parent, the third, is not among those selected.
+            row("grandchild", "1,3,4"),
+            row("another child", "1,5"),
+            row("another root", "6"),
+        ];
+        let listing: Listing =
+            serde_json::from_str(&format!(r#"{{"sessions":[{}]}}"#, rows.join(","))).unwrap();
+        let tree = listing.tree();
+        let depths: Vec<usize> = tree.iter().map(|(depth, _)| *depth).collect();
+        assert_eq!(depths, [0, 1, 1, 1, 0]);
     }
 
     #[test]
