@@ -3,7 +3,9 @@
 //! It is asked when something comes or goes, never for a message.
 //! It knows no socket and decides nothing about a process.
 
-use std::collections::VecDeque;
+mod names;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +21,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::{self, ClientId};
 use crate::config::Config;
+use names::Names;
+
 use crate::session::{self, Caller, Info, Order, SessionId};
 
 /// How many ended sessions are remembered; the oldest is forgotten first.
@@ -50,6 +54,9 @@ pub struct Hub {
     /// The live sessions of each pid, the oldest first; several where there are several PID namespaces.
     by_pid: DashMap<u32, Vec<Arc<session::Handle>>>,
     clients: DashMap<ClientId, Arc<client::Handle>>,
+    /// The names of the live sessions, the only place that gives them their numbers. It is locked while the session's
+    /// [`Info`] is, never the other way round.
+    names: Mutex<Names>,
     history: Mutex<VecDeque<Info>>,
     last_order: AtomicU64,
     news: broadcast::Sender<News>,
@@ -89,6 +96,7 @@ impl Hub {
             sessions: DashMap::new(),
             by_pid: DashMap::new(),
             clients: DashMap::new(),
+            names: Mutex::default(),
             history: Mutex::new(VecDeque::new()),
             last_order: AtomicU64::new(0),
             news: broadcast::Sender::new(NEWS),
@@ -119,10 +127,45 @@ impl Hub {
     ///
     /// A client that comes at the same moment finds the session by itself: both look after both are known.
     pub(crate) fn open(&self, session: &Arc<session::Handle>) -> Vec<Arc<client::Handle>> {
-        self.sessions.insert(session.id, session.clone());
+        session.update(|info| {
+            info.number = self.names().take(&info.name);
+            info.name = names::shown(&info.name, info.number);
+        });
         let pid = session.info().pid;
+        self.sessions.insert(session.id, session.clone());
         self.by_pid.entry(pid).or_default().push(session.clone());
         self.tell(session, Reason::Opened);
+        self.tell_of(session)
+    }
+
+    /// A session is called something else now, and has other labels: it gets another number, and clients that have
+    /// it in view by them are told of it. Gives whether anything has changed.
+    pub(crate) fn rename(
+        &self,
+        session: &Arc<session::Handle>,
+        plain: &str,
+        labels: BTreeMap<String, String>,
+    ) -> bool {
+        let is_called_so = session.info().plain_name() == plain;
+        if is_called_so && session.info().labels == labels {
+            return false;
+        }
+        session.update(|info| {
+            info.labels = labels;
+            if !is_called_so {
+                let mut names = self.names();
+                names.release(info.plain_name(), info.number);
+                info.number = names.take(plain);
+                info.name = names::shown(plain, info.number);
+            }
+        });
+        self.tell(session, Reason::Changed);
+        self.tell_of(session);
+        true
+    }
+
+    /// Tells the clients that have a session in view of it; those that know it already leave it at that.
+    fn tell_of(&self, session: &Arc<session::Handle>) -> Vec<Arc<client::Handle>> {
         let announcer = self.announcer(session);
         let in_view: Vec<_> = self
             .clients
@@ -151,7 +194,11 @@ impl Hub {
 
     /// A session has ended.
     pub(crate) fn close(&self, session: &session::Handle) {
-        let info = session.info().clone();
+        let info = {
+            let info = session.info();
+            self.names().release(info.plain_name(), info.number);
+            info.clone()
+        };
         // History first: at no moment is the session unknown.
         let mut history = self.history();
         history.push_back(info);
@@ -175,6 +222,10 @@ impl Hub {
             .get(&pid)
             .map(|sessions| sessions.clone())
             .unwrap_or_default()
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn history(&self) -> MutexGuard<'_, VecDeque<Info>> {

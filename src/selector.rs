@@ -10,7 +10,8 @@
 //! range     = number [ ".." number ]                both ends included
 //! ```
 //!
-//! In a glob `*` stands for any text and `?` for one character. A value in double quotes may hold
+//! A name is that of the session as it is shown, or without the number that tells it from others of the same name:
+//! `worker.py` picks all of them, `"worker.py (2)"` one. In a glob `*` stands for any text and `?` for one character. A value in double quotes may hold
 //! commas and spaces; in it a backslash takes the meaning away from the next character (`\"`, `\*`),
 //! and what looks like a number is text. White space around conditions and `=` is ignored. The empty
 //! text is an error and not `all`: it is what an unset shell variable leaves behind.
@@ -55,8 +56,10 @@ pub struct Subject<'a> {
     pub id: Uuid,
     /// The process's id.
     pub pid: u32,
-    /// The session's name.
+    /// The session's name as it is shown.
     pub name: &'a str,
+    /// The same without the number that tells it from others.
+    pub plain_name: &'a str,
     /// Its state, in the contract's words.
     pub state: &'a str,
     /// Its labels.
@@ -110,7 +113,7 @@ impl Condition {
                     .encode_lower(&mut buffer)
                     .starts_with(prefix)
             }
-            Condition::Name(glob) => glob.matches(subject.name),
+            Condition::Name(glob) => glob.matches(subject.name) || glob.matches(subject.plain_name),
             Condition::Label(key, glob) => subject
                 .labels
                 .get(key)
@@ -186,7 +189,7 @@ mod tests {
         text.parse().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Whether `text` picks pid 41 `worker-3` (stopped, rank 3, `role=data loader`).
+    /// Whether `text` picks pid 41 `worker-3 (2)` (stopped, rank 3, `role=data loader`).
     #[track_caller]
     fn check(text: &str, expected: bool) {
         let labels = [
@@ -200,7 +203,8 @@ mod tests {
         let subject = Subject {
             id: "3fa85f64-5717-4562-b3fc-2c963f66afa6".parse().unwrap(),
             pid: 41,
-            name: "worker-3",
+            name: "worker-3 (2)",
+            plain_name: "worker-3",
             state: "stopped",
             labels: &labels,
         };
@@ -214,13 +218,14 @@ mod tests {
              rank=?|state=stopped|id=3fa8|id=3FA8|id=3fa85f64-57|id=3fa85f645717|\
              id=3fa85f64-5717-4562-b3fc-2c963f66afa6|label.role=data*|\
              label.role=\"data loader\"|label.host=\"a,b\\*c\"|label.k=a=b|label.rank=3|\
-             worker-*,state=stopped|all,41|  pid = 41 ,\tname = worker-3 |\"worker-3\""
+             worker-*,state=stopped|all,41|  pid = 41 ,\tname = worker-3 |\"worker-3\"|\
+             name=\"worker-3 (2)\"|\"worker-3 (?)\"|name=*)"
             .split('|')
         {
             check(text, true);
         }
         for text in "42|pid=42..50|worker|worker-|worker-3?|Worker-3|name=\"\"|name=\"41\"|\
-             \"41\"|name=all|rank=0..2|rank=4|rank=x*|state=running|id=3fa9|\
+             \"41\"|name=all|name=\"worker-3 (3)\"|\"worker-3 \"|rank=0..2|rank=4|rank=x*|state=running|id=3fa9|\
              label.role=data|label.none=*|label.host=\"a,b\\?c\"|worker-*,state=running|\
              all,42|name=worker-\\*"
             .split('|')
@@ -236,6 +241,7 @@ mod tests {
             id: Uuid::nil(),
             pid: 1,
             name: "",
+            plain_name: "",
             state: "running",
             labels: &labels,
         };

@@ -189,6 +189,7 @@ impl Caller {
             parent: parent.map(|(id, _)| id),
             ppid: self.ppid,
             name: report.session_name(self.pid),
+            number: 1,
             labels: report.labels(),
             state: State::Starting,
             stopped: None,

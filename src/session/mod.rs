@@ -72,8 +72,11 @@ pub struct Info {
     pub parent: Option<SessionId>,
     /// The operating system's word for the parent.
     pub ppid: Option<u32>,
-    /// What people call it.
+    /// What people call it; the number of several that are called the same is part of it.
     pub name: String,
+    /// That number; 1 is not shown.
+    #[serde(skip)]
+    pub number: u32,
     /// What selectors can ask for, such as `rank`.
     pub labels: BTreeMap<String, String>,
     /// Where it stands.
@@ -153,6 +156,14 @@ pub struct Stopped {
 }
 
 impl Info {
+    /// What people call it, without the number.
+    #[must_use]
+    pub fn plain_name(&self) -> &str {
+        let number = (self.number > 1).then(|| format!(" ({})", self.number));
+        let plain = number.and_then(|number| self.name.strip_suffix(&number));
+        plain.unwrap_or(&self.name)
+    }
+
     /// What selectors look at.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
@@ -160,6 +171,7 @@ impl Info {
             id: self.id,
             pid: self.pid,
             name: &self.name,
+            plain_name: self.plain_name(),
             state: self.state.word(),
             labels: &self.labels,
         }
@@ -182,7 +194,7 @@ impl Handle {
     }
 
     /// Changes what is publicly known of it.
-    fn update(&self, change: impl FnOnce(&mut Info)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Info)) {
         self.info.send_modify(change);
     }
 
@@ -421,11 +433,11 @@ impl Session {
 
     /// Makes the session known, and begins the greeting.
     fn open(&mut self, out: &mut Outbox) {
+        let in_view = self.hub.open(&self.handle);
         {
             let info = self.handle.info();
             tracing::info!(session = %info.id, pid = info.pid, name = info.name, helper = info.helper, "process connected");
         }
-        let in_view = self.hub.open(&self.handle);
         if !self.caller.report.is_helper() {
             for client in in_view {
                 self.reserve(client);
@@ -438,15 +450,20 @@ impl Session {
     fn replace(&mut self, caller: Caller, out: &mut Outbox) {
         tracing::info!(session = %self.handle.id, pid = caller.pid, "process replaced itself and is back");
         let fresh = caller.info(&self.hub);
+        let (name, labels) = (fresh.name.clone(), fresh.labels.clone());
         self.handle.update(|info| {
             *info = Info {
                 id: info.id,
                 parent: info.parent,
                 started: info.started,
                 order: info.order.clone(),
+                name: info.name.clone(),
+                number: info.number,
+                labels: info.labels.clone(),
                 ..fresh
             };
         });
+        self.hub.rename(&self.handle, &name, labels);
         self.caller = caller;
         self.replaced = false;
         self.goodbye = false;
