@@ -92,6 +92,8 @@ pub enum FromSession {
     Response(i64, Message),
     /// Something to be told on its console.
     Notice(String),
+    /// The process has another name or other labels.
+    Renamed,
     /// The process has ended.
     Ended,
 }
@@ -103,7 +105,8 @@ impl Weight for Mail {
             | Mail::Answer(message)
             | Mail::News(message) => message.size(),
             Mail::Session(_, FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
-            Mail::Session(_, FromSession::Joined | FromSession::Ended) | Mail::Opened(_) => 0,
+            Mail::Session(_, FromSession::Joined | FromSession::Renamed | FromSession::Ended)
+            | Mail::Opened(_) => 0,
         }
     }
 }

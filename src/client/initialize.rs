@@ -9,6 +9,7 @@ use crate::wire::{Message, Outbox};
 pub(super) struct Capabilities {
     pub(super) client_id: String,
     pub(super) supports_start_debugging_request: bool,
+    pub(super) supports_invalidated_event: bool,
 }
 
 impl Capabilities {
@@ -22,6 +23,7 @@ impl Capabilities {
         Capabilities {
             client_id: name.and_then(Value::as_str).unwrap_or_default().to_owned(),
             supports_start_debugging_request: arguments["supportsStartDebuggingRequest"] == true,
+            supports_invalidated_event: arguments["supportsInvalidatedEvent"] == true,
         }
     }
 }

@@ -276,6 +276,12 @@ impl Client {
 
     fn on_session_mail(&mut self, session: SessionId, mail: FromSession, out: &mut Outbox) {
         if let Seat::Fleet(fleet) = &mut self.seat {
+            let is_renamed = matches!(mail, FromSession::Renamed) && self.stage == Stage::Live;
+            if is_renamed && self.capabilities.supports_invalidated_event {
+                // Its name is part of its threads' names.
+                let body = json!({ "areas": ["threads"] });
+                out.send(&Message::event("invalidated", body));
+            }
             return fleet.on_mail(session, mail, out);
         }
         if matches!(self.seat, Seat::Over) {
@@ -298,6 +304,8 @@ impl Client {
                 out.send(&event);
             }
             FromSession::Notice(text) => notice(&text, out),
+            // Nothing that a client of one process shows has its name.
+            FromSession::Renamed => {}
             FromSession::Ended => self.ended(out),
         }
     }

@@ -76,8 +76,9 @@ impl Session {
             }
             "dbgproxyAnswer" => self.on_guard_answer(event),
             "pydevdInputRequested" => self.broadcast(event),
+            "dbgproxyReport" => self.on_report(event),
             // Each client gets its own, when its configuration may begin.
-            "initialized" | "dbgproxyReport" => {}
+            "initialized" => {}
             name => {
                 tracing::debug!(session = %self.handle.id, name, "an event that pydevd does not send is left out");
             }
@@ -121,6 +122,7 @@ impl Session {
         for watcher in self.live() {
             self.tell_stop(&watcher.client, &stop);
         }
+        self.ask_test(out);
         // What was asked for by a client that has left meanwhile must not keep the program.
         let nobody = self.watchers.is_empty() && !self.is_wanted_stopped;
         if nobody && self.hub.config.on_last_detach == OnLastDetach::Resume {

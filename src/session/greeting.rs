@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::naming::Naming;
 use super::requests::Pending;
 use super::{Info, Order, Session, Stage, State};
 use crate::hub::Hub;
@@ -87,62 +88,13 @@ impl Report {
         self.variable("DBGPROXY_WAIT") == Some("1")
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    /// Whether a report has come at all: each names the version of Python.
+    pub(super) fn has_come(&self) -> bool {
+        self.python.is_some()
+    }
+
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.as_ref()?.get(name).map(String::as_str)
-    }
-
-    /// What people call the process.
-    fn session_name(&self, pid: u32) -> String {
-        let file = |path: &str| path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
-        let given = self.variable("DBGPROXY_NAME").map(str::to_owned);
-        let rank = || {
-            Some(format!(
-                "rank {}",
-                self.variable("RANK").or(self.variable("LOCAL_RANK"))?
-            ))
-        };
-        let process = || self.name.clone().filter(|name| name != "MainProcess");
-        let worker = || self.variable("PYTEST_XDIST_WORKER").map(str::to_owned);
-        let script = || {
-            self.script
-                .as_deref()
-                .filter(|script| !matches!(*script, "" | "-c" | "-m"))
-                .map(file)
-        };
-        given
-            .filter(|name| !name.is_empty())
-            .or_else(rank)
-            .or_else(process)
-            .or_else(worker)
-            .or_else(|| self.helper.clone())
-            .or_else(script)
-            .unwrap_or_else(|| format!("process {pid}"))
-    }
-
-    /// What selectors can ask for.
-    fn labels(&self) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::new();
-        let known = [
-            ("rank", "RANK"),
-            ("local_rank", "LOCAL_RANK"),
-            ("world_size", "WORLD_SIZE"),
-            ("worker", "PYTEST_XDIST_WORKER"),
-        ];
-        for (label, variable) in known {
-            if let Some(value) = self.variable(variable) {
-                labels.insert(label.to_owned(), value.to_owned());
-            }
-        }
-        for pair in self
-            .variable("DBGPROXY_LABELS")
-            .unwrap_or_default()
-            .split(',')
-        {
-            if let Some((key, value)) = pair.split_once('=') {
-                labels.insert(key.trim().to_owned(), value.trim().to_owned());
-            }
-        }
-        labels
     }
 }
 
@@ -281,6 +233,7 @@ impl Session {
             self.attach_without_client(out);
         }
         self.stage = Stage::Released;
+        self.naming = Naming::released();
         self.told_connected = true;
         self.ask(
             Message::request("configurationDone", json!({})),

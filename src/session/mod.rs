@@ -8,6 +8,7 @@ mod asker;
 mod events;
 mod greeting;
 mod identity;
+mod naming;
 mod options;
 mod order;
 mod placing;
@@ -43,6 +44,7 @@ pub use order::{MAX_DEPTH, Order};
 pub use state::StoppedBody;
 
 use asker::Asker;
+use naming::Naming;
 use requests::Pending;
 use state::Threads;
 use watchers::{OutputHistory, Reservation, Watcher};
@@ -296,6 +298,8 @@ struct Session {
     /// pydevd's `process` event.
     process: Option<Message>,
     output: OutputHistory,
+    /// What it is asked for its name's sake.
+    naming: Naming,
     /// Whether the process believes that an IDE is connected.
     told_connected: bool,
     /// The process said that it will be replaced.
@@ -415,6 +419,7 @@ impl Session {
             options: options::Options::default(),
             process: None,
             output: OutputHistory::default(),
+            naming: Naming::default(),
             told_connected: false,
             replaced: false,
             terminating: false,
@@ -450,7 +455,6 @@ impl Session {
     fn replace(&mut self, caller: Caller, out: &mut Outbox) {
         tracing::info!(session = %self.handle.id, pid = caller.pid, "process replaced itself and is back");
         let fresh = caller.info(&self.hub);
-        let (name, labels) = (fresh.name.clone(), fresh.labels.clone());
         self.handle.update(|info| {
             *info = Info {
                 id: info.id,
@@ -463,8 +467,8 @@ impl Session {
                 ..fresh
             };
         });
-        self.hub.rename(&self.handle, &name, labels);
         self.caller = caller;
+        self.name_anew();
         self.replaced = false;
         self.goodbye = false;
         self.process = None;
@@ -512,6 +516,7 @@ impl Session {
         self.locating.clear();
         self.held_parts.clear();
         self.resumed_by = None;
+        self.naming = Naming::default();
         for thread in self.threads.take() {
             let body = serde_json::json!({ "reason": "exited", "threadId": thread });
             self.broadcast(&Message::event("thread", body));
@@ -616,14 +621,17 @@ impl Peer for Session {
 
     fn deadline(&self) -> Option<Instant> {
         // Also of a process that says nothing more a slow client is told what it has lost.
-        [self.waiting_until(), self.look_for_room()]
-            .into_iter()
-            .flatten()
-            .min()
+        let looks = [
+            self.waiting_until(),
+            self.look_for_room(),
+            self.naming_until(),
+        ];
+        looks.into_iter().flatten().min()
     }
 
     fn expired(&mut self, out: &mut Outbox) {
         self.expire(out);
+        self.look_for_name(out);
     }
 
     fn hold(&mut self) -> Option<Instant> {

@@ -73,6 +73,8 @@ pub(super) enum Pending {
     Guard(i64, Asker),
     /// A union of breakpoints.
     Breakpoints(Union),
+    /// The daemon's own question who the process is; its report answers it.
+    Name,
     /// The daemon's own look at the topmost frame of a stopped thread, in the stop of that number.
     Locate(u64),
 }
@@ -349,6 +351,7 @@ impl Session {
             Pending::Guard(_, asker) => asker.fail("the process gave no answer"),
             Pending::Breakpoints(union) => self.on_placed(union, &message, out),
             Pending::Locate(stop) => self.on_located(stop, &message),
+            Pending::Name => self.on_name_asked(out),
             Pending::Own | Pending::Resume | Pending::Attach(None) => {}
         }
     }

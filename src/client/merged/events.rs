@@ -40,7 +40,6 @@ impl Fleet {
         if !std::mem::replace(&mut process.has_begun, true) {
             return;
         }
-        process.name = process.membership.session.info().name.clone();
         // Threads of the old program that only their stops have told of.
         let left: Vec<i64> = process.threads.keys().copied().collect();
         for thread in left {

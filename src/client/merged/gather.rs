@@ -51,7 +51,7 @@ impl Fleet {
                 continue;
             };
             if process.is_late {
-                late.push(process.name.clone());
+                late.push(process.name());
             } else {
                 gather.waits_for.insert(member);
             }
@@ -87,7 +87,7 @@ impl Fleet {
         for member in &gather.waits_for {
             if let Some(process) = self.members.get_mut(member) {
                 process.is_late = true;
-                let (command, name) = (gather.request.name(), &process.name);
+                let (command, name) = (gather.request.name(), process.name());
                 notice(
                     &format!("\"{command}\" goes without {name}: no answer in time"),
                     out,
@@ -99,7 +99,7 @@ impl Fleet {
     /// Answers the client with what has come; whoever is late is named.
     pub(super) fn finish(&mut self, number: u64, out: &mut Outbox) {
         let late = self.members.values().filter(|process| process.is_late);
-        let late: Vec<String> = late.map(|process| process.name.clone()).collect();
+        let late: Vec<String> = late.map(Process::name).collect();
         self.finish_without(number, &late, out);
     }
 
@@ -141,9 +141,10 @@ impl Fleet {
     pub(super) fn threads(&mut self) -> Vec<Value> {
         let lens = &mut self.lens;
         let of = |(member, process): (&Member, &Process)| {
+            let called = process.name();
             let threads = process.threads.iter().map(|(thread, name)| {
                 let unknown = format!("thread {thread}");
-                let name = format!("{} · {}", process.name, name.as_ref().unwrap_or(&unknown));
+                let name = format!("{called} · {}", name.as_ref().unwrap_or(&unknown));
                 json!({ "id": lens.thread(*member, *thread), "name": name })
             });
             threads.collect::<Vec<Value>>()

@@ -75,7 +75,6 @@ pub(super) struct Fleet {
 /// One process of the view.
 struct Process {
     membership: Membership,
-    name: String,
     /// Its threads, and their names once it was asked.
     threads: BTreeMap<i64, Option<String>>,
     /// The threads that are stopped.
@@ -94,6 +93,13 @@ struct Process {
     breakpoints: HashMap<i64, i64>,
     /// The session has let us in.
     joined: bool,
+}
+
+impl Process {
+    /// What people call it now.
+    fn name(&self) -> String {
+        self.membership.session.info().name.clone()
+    }
 }
 
 /// How far the pausing of a process is whose group has stopped.
@@ -198,10 +204,8 @@ impl Fleet {
             Ok(membership) => {
                 self.last_member += 1;
                 self.numbers.insert(session.id, self.last_member);
-                let name = session.info().name.clone();
                 let process = Process {
                     membership,
-                    name,
                     threads: BTreeMap::new(),
                     stopped: BTreeSet::new(),
                     all_stopped: false,
@@ -459,11 +463,13 @@ impl Fleet {
                 let name = self
                     .members
                     .get(&member)
-                    .map_or("", |process| &process.name);
+                    .map(Process::name)
+                    .unwrap_or_default();
                 notice(&format!("{name}: {text}"), out);
             }
             FromSession::Ended => self.on_ended(member, session, out),
-            FromSession::Response(..) => {}
+            // The name is looked up wherever it is shown.
+            FromSession::Renamed | FromSession::Response(..) => {}
         }
     }
 

@@ -74,7 +74,7 @@ impl Fleet {
             return;
         };
         if !message.success() {
-            let (command, name) = (message.name(), &process.name);
+            let (command, name) = (message.name(), process.name());
             tracing::warn!(name, command, "a process of a merged view has refused");
         }
         let Some(set) = self.set.get_mut(changed) else {
