@@ -11,12 +11,13 @@
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# CPython, debugpy. 1.8.21 is the newest that 3.9 can have; 1.6.7 stands for the old ones that people still run.
+# CPython, debugpy, and what else is in there. 1.8.21 is the newest that 3.9 can have; 1.6.7 stands for the old ones
+# that people still run.
 environments='
 3.9  1.6.7
 3.9  1.8.21
 3.11 1.8.22
-3.13 1.8.22
+3.13 1.8.22 pytest==8.4.2 pytest-xdist==3.8.0
 '
 testsupport=1.68.0
 missing=0
@@ -41,10 +42,10 @@ sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" 2>/dev/null || con
     return 1
 }
 
-# The mark is written last, so that a run that was interrupted is made again from the start.
+# The mark is written last, so that a run that was interrupted is made again from the start; it says what else is there.
 environment() {
-    local version=$1 debugpy=$2 directory=target/python/$1-$2 python
-    [ -e "$directory/ready" ] && return
+    local version=$1 debugpy=$2 more=$3 directory=target/python/$1-$2 python
+    [ -e "$directory/ready" ] && [ "$(cat "$directory/ready")" = "$more" ] && return
     if ! python=$(interpreter "$version"); then
         lack "no CPython $version here, passed over: tests with debugpy $debugpy on it do not run"
         return
@@ -52,8 +53,10 @@ environment() {
     say "making $directory"
     rm -rf "$directory"
     "$python" -m venv "$directory"
-    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "debugpy==$debugpy"
-    touch "$directory/ready"
+    # shellcheck disable=SC2086 # $more is words.
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+        "debugpy==$debugpy" $more
+    printf '%s' "$more" >"$directory/ready"
 }
 
 node_client() {
@@ -84,16 +87,16 @@ lock() {
 
 mkdir -p target/python
 lock
-while read -r version debugpy; do
+while read -r version debugpy more; do
     [ -n "$version" ] || continue
-    environment "$version" "$debugpy" </dev/null 9>&-
+    environment "$version" "$debugpy" "$more" </dev/null 9>&-
 done <<<"$environments"
 node_client </dev/null 9>&-
 
 # The tests take every environment that they find: those of an earlier list go.
 for directory in target/python/*-*/; do
     name=$(basename "$directory")
-    grep -q "^${name%-*} *${name#*-}$" <<<"$environments" || rm -rf "$directory"
+    grep -Eq "^${name%-*} +${name#*-}( |$)" <<<"$environments" || rm -rf "$directory"
 done
 
 if [ "$missing" = 0 ]; then
