@@ -80,6 +80,23 @@ enum Condition {
 }
 
 impl Selector {
+    /// The one session of that id.
+    #[must_use]
+    pub fn of_id(id: Uuid) -> Selector {
+        Selector {
+            conditions: vec![Condition::Id(id.simple().to_string())],
+        }
+    }
+
+    /// The sessions of exactly that name.
+    #[must_use]
+    pub fn named(name: &str) -> Selector {
+        let exact = name.chars().map(glob::Piece::Char).collect();
+        Selector {
+            conditions: vec![Condition::Name(Glob(exact))],
+        }
+    }
+
     /// Whether this selects every session there is.
     #[must_use]
     pub fn is_all(&self) -> bool {
@@ -266,6 +283,10 @@ mod tests {
         ] {
             assert_eq!(parse(text).to_string(), canonical, "{text}");
         }
+        assert_eq!(Selector::named("rank 3").to_string(), r#"name="rank 3""#);
+        let id = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+        let one = Selector::of_id(id.parse().unwrap());
+        assert_eq!(one, parse(&format!("id={id}")));
         assert_eq!(Selector::default(), parse("all"));
         assert!(Selector::default().is_all());
     }

@@ -10,6 +10,8 @@ pub(super) struct Capabilities {
     pub(super) client_id: String,
     pub(super) supports_start_debugging_request: bool,
     pub(super) supports_invalidated_event: bool,
+    /// The number that it has for the first column of a line.
+    pub(super) first_column: usize,
 }
 
 impl Capabilities {
@@ -24,6 +26,7 @@ impl Capabilities {
             client_id: name.and_then(Value::as_str).unwrap_or_default().to_owned(),
             supports_start_debugging_request: arguments["supportsStartDebuggingRequest"] == true,
             supports_invalidated_event: arguments["supportsInvalidatedEvent"] == true,
+            first_column: usize::from(arguments["columnsStartAt1"] != false),
         }
     }
 }

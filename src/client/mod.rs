@@ -5,6 +5,7 @@
 //! It knows sessions by their mail alone, and nothing of how a process is spoken to.
 
 mod attach;
+mod console;
 mod handle;
 mod initialize;
 mod inject;
@@ -198,6 +199,7 @@ impl Client {
                 &format!("\"{name}\" is not possible before \"attach\""),
             ),
             (name, _) if name.starts_with("dbgproxy/") => self.verb(message, out),
+            ("evaluate" | "completions", _) if self.console(message, out) => {}
             ("terminate", Stage::Attaching | Stage::Configuring | Stage::Live) => {
                 self.terminate(message, out)
             }
@@ -455,6 +457,50 @@ impl Client {
         self.answer_later(message, out, async move {
             control::call(&hub, &name, &arguments, may).await
         });
+    }
+
+    /// Carries out a line of the console, or completes it, if it is a command for the daemon.
+    fn console(&mut self, message: &Message, out: &mut Outbox) -> bool {
+        #[derive(Deserialize)]
+        struct Arguments {
+            /// Of `evaluate`.
+            expression: Option<String>,
+            context: Option<String>,
+            /// Of `completions`.
+            text: Option<String>,
+            column: Option<usize>,
+        }
+        let Ok(arguments) = message.decode::<Arguments>() else {
+            return false;
+        };
+        let (Some(line), None | Some("repl")) = (
+            arguments.expression.or(arguments.text),
+            arguments.context.as_deref(),
+        ) else {
+            return false;
+        };
+        if !console::is_command(&line) {
+            return false;
+        }
+        if message.name() == "completions" {
+            let first = self.capabilities.first_column;
+            let column = arguments.column.unwrap_or_default().saturating_sub(first);
+            let typed: Vec<u16> = line.encode_utf16().take(column).collect();
+            let mut targets = console::complete(&self.hub, &String::from_utf16_lossy(&typed));
+            for target in &mut targets {
+                target["start"] =
+                    (target["start"].as_u64().unwrap_or_default() + first as u64).into();
+            }
+            let body = json!({ "targets": targets });
+            out.send(&Message::response(message.seq(), "completions", body));
+            return true;
+        }
+        let (hub, view, may) = (self.hub.clone(), self.in_view(), self.may());
+        self.answer_later(message, out, async move {
+            let shown = console::run(&hub, &line, &view, may).await?;
+            Ok(json!({ "result": shown, "variablesReference": 0 }))
+        });
+        true
     }
 
     /// What the daemon's operations may do for this client.

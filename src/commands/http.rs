@@ -1,4 +1,4 @@
-//! Asking a daemon: one HTTP GET on its address, TCP or unix socket, with a time limit.
+//! Asking a daemon: one verb, POSTed to its address, TCP or unix socket, with a time limit.
 //!
 //! Knows nothing about what is asked; an answer is the body, and an error is told apart by what the
 //! user can do about it.
@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use super::Failure;
 use crate::config::Address;
 
-/// How long a daemon may take for a whole answer; then the command has failed.
+/// How long a daemon may take for a whole answer, beyond what it was told it may; then the command has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a daemon is asked that answers as none does.
@@ -45,35 +46,49 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The body of what `path` (with its query) answers.
-    pub(super) async fn get(&self, path: &str) -> Result<String, Failure> {
+    /// What the daemon answers to a verb, as it came and as JSON; it may take `patience` and some time for itself.
+    pub(super) async fn call(
+        &self,
+        verb: &str,
+        arguments: &Value,
+        patience: Duration,
+    ) -> Result<(String, Value), Failure> {
+        let patience = PATIENCE + patience;
+        let (verb, arguments) = (format!("/api/v1/{verb}"), arguments.to_string());
         // A daemon that heard nothing for 25 ms asks whether we are a debug server: on a machine that busy, again.
-        for _ in 1..ATTEMPTS {
-            match self.get_once(path).await {
-                Err(Failure::NoDaemon(why)) if why == self.something_else() => {}
-                Err(Failure::Failed(why)) if why.to_string() == self.closed() => {}
-                result => return result,
+        let mut attempts = 1;
+        let body = loop {
+            match self.post(&verb, &arguments, patience).await {
+                Err(Failure::NoDaemon(why))
+                    if attempts < ATTEMPTS && why == self.something_else() => {}
+                Err(Failure::Failed(why))
+                    if attempts < ATTEMPTS && why.to_string() == self.closed() => {}
+                result => break result?,
             }
+            attempts += 1;
+        };
+        match serde_json::from_str(&body) {
+            Ok(answer) => Ok((body, answer)),
+            Err(_) => Err(self.not_dbgproxy()),
         }
-        self.get_once(path).await
     }
 
-    async fn get_once(&self, path: &str) -> Result<String, Failure> {
-        let patience = PATIENCE.as_secs();
+    async fn post(&self, path: &str, body: &str, patience: Duration) -> Result<String, Failure> {
         match &self.address {
             Address::Tcp(address) => {
                 let stream = timeout(PATIENCE, TcpStream::connect(address))
                     .await
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                     .map_err(|error| self.cannot_connect(&error))?;
-                timeout(PATIENCE, self.exchange(stream, &address.to_string(), path)).await
+                let host = address.to_string();
+                timeout(patience, self.exchange(stream, &host, path, body)).await
             }
             #[cfg(unix)]
             Address::Unix(socket) => {
                 let stream = tokio::net::UnixStream::connect(socket)
                     .await
                     .map_err(|error| self.cannot_connect(&error))?;
-                timeout(PATIENCE, self.exchange(stream, "localhost", path)).await
+                timeout(patience, self.exchange(stream, "localhost", path, body)).await
             }
             #[cfg(not(unix))]
             Address::Unix(_) => {
@@ -82,21 +97,29 @@ impl Daemon {
         }
         .unwrap_or_else(|_| {
             Err(Failure::Failed(anyhow!(
-                "{} took the request and did not answer within {patience} s; if it is dbgproxy, its log \
+                "{} took the request and did not answer within {} s; if it is dbgproxy, its log \
                  may say why",
-                self.address
+                self.address,
+                patience.as_secs()
             )))
         })
     }
 
-    async fn exchange<S>(&self, stream: S, host: &str, path: &str) -> Result<String, Failure>
+    async fn exchange<S>(
+        &self,
+        stream: S,
+        host: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<String, Failure>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let request = Request::get(path)
+        let request = Request::post(path)
             .header(HOST, host)
             .header(ACCEPT, "application/json")
-            .body(Empty::<Bytes>::new())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::<Bytes>::from(body.to_owned()))
             .map_err(anyhow::Error::new)?;
         let broken = |error: hyper::Error| self.broken(error);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -170,19 +193,6 @@ impl Daemon {
     }
 }
 
-/// A value as it may stand in a query.
-pub(super) fn encode(value: &str) -> String {
-    use std::fmt::Write;
-    value.bytes().fold(String::new(), |mut text, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            let _ = write!(text, "%{byte:02X}");
-        }
-        text
-    })
-}
-
 /// The contract's error.
 #[derive(Deserialize)]
 struct Refusal {
@@ -196,6 +206,7 @@ struct Reason {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
@@ -219,14 +230,20 @@ pub(super) mod tests {
         (Daemon { address }, asked)
     }
 
-    /// Reads a request's head, answers, closes.
+    /// Reads a request, answers, closes.
     async fn say<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: String) -> String {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
         }
+        let head = String::from_utf8_lossy(&request).to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).unwrap();
+        let length = length.lines().next().unwrap().parse().unwrap();
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
         stream.write_all(answer.as_bytes()).await.unwrap();
-        String::from_utf8(head).unwrap()
+        request.extend(body);
+        String::from_utf8(request).unwrap()
     }
 
     pub(in crate::commands) fn answer(status: &str, body: &str) -> String {
@@ -236,13 +253,22 @@ pub(super) mod tests {
         )
     }
 
+    async fn info(daemon: &Daemon) -> Result<(String, Value), Failure> {
+        daemon.call("info", &json!({}), Duration::ZERO).await
+    }
+
     #[tokio::test]
     async fn the_body_comes_back() {
         let (daemon, asked) = scripted(answer("200 OK", "{}")).await;
-        assert_eq!(daemon.get("/api/v1/info?a=b").await.unwrap(), "{}");
+        let (body, value) = info(&daemon).await.unwrap();
+        assert_eq!((&*body, value), ("{}", json!({})));
         let asked = asked.await.unwrap().to_ascii_lowercase();
         assert!(
-            asked.starts_with("get /api/v1/info?a=b http/1.1\r\n"),
+            asked.starts_with("post /api/v1/info http/1.1\r\n"),
+            "{asked}"
+        );
+        assert!(
+            asked.contains("content-type: application/json\r\n"),
             "{asked}"
         );
         assert!(
@@ -258,14 +284,14 @@ pub(super) mod tests {
         let daemon = Daemon {
             address: Address::Unix(directory.path().join("x.sock")),
         };
-        assert!(matches!(daemon.get("/").await, Err(Failure::NoDaemon(_))));
+        assert!(matches!(info(&daemon).await, Err(Failure::NoDaemon(_))));
 
         let listener = tokio::net::UnixListener::bind(directory.path().join("x.sock")).unwrap();
         let asked = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             say(stream, answer("200 OK", "{}")).await
         });
-        assert_eq!(daemon.get("/").await.unwrap(), "{}");
+        assert_eq!(info(&daemon).await.unwrap().0, "{}");
         let asked = asked.await.unwrap().to_ascii_lowercase();
         assert!(asked.contains("host: localhost\r\n"), "{asked}");
     }
@@ -274,7 +300,7 @@ pub(super) mod tests {
     async fn a_refusal_is_its_message() {
         let body = r#"{"error":{"code":"bad-request","message":"no such thing"}}"#;
         let (daemon, _asked) = scripted(answer("400 Bad Request", body)).await;
-        match daemon.get("/").await {
+        match info(&daemon).await {
             Err(Failure::Failed(error)) => assert_eq!(error.to_string(), "no such thing"),
             other => panic!("{other:?}"),
         }
@@ -285,12 +311,10 @@ pub(super) mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         drop(listener);
-        match (Daemon {
+        let nobody = Daemon {
             address: address.clone(),
-        })
-        .get("/")
-        .await
-        {
+        };
+        match info(&nobody).await {
             Err(Failure::NoDaemon(message)) => {
                 assert!(
                     message.contains(&format!("dbgproxy serve --listen {address}")),
@@ -304,11 +328,11 @@ pub(super) mod tests {
             answer("404 Not Found", "<html>"),
         ] {
             let (daemon, _asked) = scripted(script).await;
-            let other = daemon.get("/").await;
+            let other = info(&daemon).await;
             assert!(matches!(other, Err(Failure::NoDaemon(_))), "{other:?}");
         }
         let (daemon, _asked) = scripted(String::new()).await;
-        let other = daemon.get("/").await;
+        let other = info(&daemon).await;
         assert!(matches!(other, Err(Failure::Failed(_))), "{other:?}");
     }
 
@@ -318,15 +342,9 @@ pub(super) mod tests {
         let daemon = Daemon {
             address: Address::Tcp(listener.local_addr().unwrap()),
         };
-        match daemon.get("/").await {
+        match info(&daemon).await {
             Err(Failure::Failed(error)) => assert!(error.to_string().contains("10 s"), "{error}"),
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn values_in_a_query() {
-        assert_eq!(encode("name=a-*,rank=0..3"), "name%3Da-%2A%2Crank%3D0..3");
-        assert_eq!(encode("ä &"), "%C3%A4%20%26");
     }
 }

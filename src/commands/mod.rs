@@ -8,6 +8,7 @@ mod http;
 mod options;
 mod serve;
 mod sessions;
+mod verbs;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 pub use options::{LogFormat, Options};
 pub use serve::Serve;
 pub use sessions::Sessions;
+pub use verbs::{Asking, Break, BreakAdd, BreakWhat, Eval, Over, OverNamed, Place, Which};
 
 /// One port for debugging Python programs that are many processes, from any number of IDEs
 #[derive(Debug, Parser)]
@@ -35,6 +37,32 @@ pub enum Command {
     Serve(Serve),
     /// List sessions
     Sessions(Sessions),
+    /// Set, list and remove breakpoints of the daemon's own
+    Break(Break),
+    /// Pause processes
+    Pause(Over),
+    /// Let processes run
+    Continue(Over),
+    /// Step over a line in each that is stopped
+    Next(Over),
+    /// Step into a call in each that is stopped
+    Step(Over),
+    /// Step out of a function in each that is stopped
+    Out(Over),
+    /// Show where all threads and tasks are, equal stacks once, without stopping anything
+    Bt(Over),
+    /// Evaluate an expression in each process, and see which one differs
+    Eval(Eval),
+    /// Show the local variables where processes are stopped
+    Vars(Over),
+    /// List threads
+    Threads(Over),
+    /// Show the last output of processes, as far as an IDE redirects it
+    Output(Over),
+    /// Let all clients leave processes, which run on
+    Detach(OverNamed),
+    /// End processes
+    Terminate(OverNamed),
 }
 
 /// Does what the process's arguments say, and says how it went: 0 done, 1 failed, 2 wrong usage,
@@ -52,6 +80,19 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve(serve) => serve.run(),
         Command::Sessions(sessions) => sessions.run(),
+        Command::Break(line) => line.run(),
+        Command::Pause(over) => over.run("pause"),
+        Command::Continue(over) => over.run("continue"),
+        Command::Next(over) => over.run("next"),
+        Command::Step(over) => over.run("stepIn"),
+        Command::Out(over) => over.run("stepOut"),
+        Command::Bt(over) => over.run("stacks"),
+        Command::Eval(eval) => eval.run(),
+        Command::Vars(over) => over.run("variables"),
+        Command::Threads(over) => over.run("threads"),
+        Command::Output(over) => over.run("output"),
+        Command::Detach(over) => over.run("detach"),
+        Command::Terminate(over) => over.run("terminate"),
     };
     match done {
         Ok(()) | Err(Failure::StdoutClosed) => ExitCode::SUCCESS,
@@ -139,6 +180,10 @@ mod tests {
             ("dbgproxy serve --wait-for-ide=maybe", "--wait-for-ide"),
             ("dbgproxy sessions pid=x", "expected a number"),
             ("dbgproxy sessions --connect :1", "`127.0.0.1:1`"),
+            ("dbgproxy break add worker.py", "FILE:LINE"),
+            ("dbgproxy break remove x", "`all`"),
+            ("dbgproxy eval", "EXPRESSION"),
+            ("dbgproxy terminate", "SELECTOR"),
             ("dbgproxy", "Usage"),
         ] {
             let error = parse(line).expect_err(line);

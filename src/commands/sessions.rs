@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::http::{Daemon, encode};
+use super::http::Daemon;
 use super::{Failure, put, talk};
 use crate::selector::Selector;
 use crate::text::Listing;
@@ -98,17 +100,13 @@ impl Sessions {
 
     /// The daemon's answer, as it came and as we read it.
     async fn ask(&self) -> Result<(String, Listing), Failure> {
-        let body = self.daemon.get(&self.path()).await?;
-        match serde_json::from_str(&body) {
+        let arguments = json!({ "selector": self.selector, "all": self.all });
+        let asking = self.daemon.call("sessions", &arguments, Duration::ZERO);
+        let (body, answer) = asking.await?;
+        match Listing::deserialize(&answer) {
             Ok(listing) => Ok((body, listing)),
             Err(_) => Err(self.daemon.not_dbgproxy()),
         }
-    }
-
-    fn path(&self) -> String {
-        let selector = encode(&self.selector.to_string());
-        let all = if self.all { "&all=true" } else { "" };
-        format!("/api/v1/sessions?selector={selector}{all}")
     }
 }
 
@@ -135,8 +133,9 @@ mod tests {
         assert_eq!(body, r#"{"sessions":[],"more":1}"#);
         assert!(listing.is_empty());
         let asked = asked.await.unwrap();
-        let path = "GET /api/v1/sessions?selector=name%3Dworker-%2A%2Cstate%3Dstopped&all=true ";
-        assert!(asked.starts_with(path), "{asked}");
+        assert!(asked.starts_with("POST /api/v1/sessions "), "{asked}");
+        let arguments = r#"{"all":true,"selector":"name=worker-*,state=stopped"}"#;
+        assert!(asked.ends_with(arguments), "{asked}");
     }
 
     #[tokio::test]

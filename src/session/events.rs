@@ -137,7 +137,6 @@ impl Session {
         }
         self.held_parts.clear();
         self.replaced = false;
-        self.is_wanted_stopped = false;
         self.publish();
         for watcher in self.live() {
             // Visual Studio takes the event badly after its own request (debugpy's adapter never sends it).

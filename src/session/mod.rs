@@ -310,7 +310,7 @@ struct Session {
     stops: u64,
     /// Who last made the process run.
     resumed_by: Option<Owner>,
-    /// A verb wants the process to stop: it stays so, though nobody watches.
+    /// A verb wants the process to stop, or to make a step: it stays stopped then, though nobody watches.
     is_wanted_stopped: bool,
     /// The breakpoints of the daemon itself that hold in this process.
     stored: Configuration,

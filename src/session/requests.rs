@@ -147,7 +147,7 @@ impl Session {
                 }
             }
             "pause" => {
-                self.note_wish(&asker);
+                self.is_wanted_stopped |= asker.owner() == Owner::Daemon;
                 self.ask(every_thread(message), Pending::Asked(asker), out);
             }
             "next" | "stepIn" | "stepOut" | "goto" | "stepInTargets" | "exceptionInfo" => {
@@ -160,7 +160,6 @@ impl Session {
                     let why = format!("thread {thread} is running; pause it first");
                     asker.refuse("notStopped", &why);
                 } else if matches!(command, "next" | "stepIn" | "stepOut") {
-                    self.note_wish(&asker);
                     self.resume(asker, message.clone(), out);
                 } else {
                     self.ask(message.clone(), Pending::Asked(asker), out);
@@ -177,11 +176,6 @@ impl Session {
                 "\"{command}\" is not supported by the debug server"
             )),
         }
-    }
-
-    /// A verb wants the process to stop: it stays so then, though nobody watches.
-    fn note_wish(&mut self, asker: &Asker) {
-        self.is_wanted_stopped |= asker.owner() == Owner::Daemon;
     }
 
     /// A verb asks the guard something.
@@ -259,6 +253,7 @@ impl Session {
     /// Passes on a request that makes threads run.
     fn resume(&mut self, asker: Asker, message: Message, out: &mut Outbox) {
         self.resumed_by = Some(asker.owner());
+        self.is_wanted_stopped = &*asker.command != "continue" && asker.owner() == Owner::Daemon;
         self.threads.on_resume_sent();
         self.ask(message, Pending::AskedResume(asker), out);
     }
@@ -267,6 +262,7 @@ impl Session {
     pub(super) fn resume_all(&mut self, out: &mut Outbox) {
         if self.threads.any_stopped() {
             self.resumed_by = None;
+            self.is_wanted_stopped = false;
             self.threads.on_resume_sent();
             self.ask(
                 Message::request("continue", json!({ "threadId": "*" })),
