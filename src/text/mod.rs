@@ -50,8 +50,12 @@ pub fn show(verb: &str, answer: &Value) -> String {
         "variables" => rows().map(|rows| rows.each(variables)),
         "output" => rows().map(|rows| rows.each(output)),
         "breakpoints.add" => rows().map(|rows| {
-            let breakpoint = std::slice::from_ref(&answer["breakpoint"]);
-            breakpoints(breakpoint) + &rows.say(verdict)
+            let breakpoint = breakpoints(std::slice::from_ref(&answer["breakpoint"]));
+            match rows.is_empty() {
+                // It waits for the first.
+                true => breakpoint,
+                false => breakpoint + &rows.say(verdict),
+            }
         }),
         "breakpoints.list" => answer["breakpoints"]
             .as_array()
@@ -106,7 +110,7 @@ fn lines(value: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Cells in aligned columns; a cell of several lines goes on below itself.
+/// Cells in aligned columns, without those that are empty; a cell of several lines goes on below itself.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
@@ -120,7 +124,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
         let height = row.iter().map(|cell| cell.lines().count()).max();
         for line in 0..height.unwrap_or(0).max(1) {
             let start = text.len();
-            for (width, cell) in widths.iter().zip(row) {
+            for (width, cell) in widths.iter().zip(row).filter(|(width, _)| **width > 0) {
                 let cell = cell.lines().nth(line).unwrap_or_default();
                 let _ = write!(text, "{cell:width$}  ");
             }
@@ -149,6 +153,10 @@ impl<'a> Rows<'a> {
             failed,
             labels,
         })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.failed.is_empty()
     }
 
     fn label(&self, row: &Value) -> String {
@@ -229,7 +237,7 @@ impl<'a> Rows<'a> {
 
     /// Who failed and why; or that nobody is there at all.
     fn rest(&self) -> String {
-        if self.done.is_empty() && self.failed.is_empty() {
+        if self.is_empty() {
             return NOBODY.to_owned();
         }
         let mut failures: Vec<(String, Vec<String>)> = Vec::new();
@@ -415,4 +423,324 @@ fn fields(answer: &Map<String, Value>) -> String {
             .filter(|[_, value]| !value.is_empty())
             .collect::<Vec<_>>(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A row of a process that did what it was asked.
+    fn row(pid: u32, name: &str, more: Value) -> Value {
+        let mut row =
+            json!({"session": format!("s{pid}"), "pid": pid, "name": name, "success": true});
+        for (key, value) in more.as_object().unwrap() {
+            row[key] = value.clone();
+        }
+        row
+    }
+
+    fn failed(pid: u32, name: &str, message: &str) -> Value {
+        row(pid, name, json!({"success": false, "message": message}))
+    }
+
+    #[test]
+    fn few_that_were_asked() {
+        let text = show(
+            "evaluate",
+            &json!({"rows": [
+                row(41, "train.py", json!({"result": "0.31", "type": "float", "odd": false})),
+                row(42, "worker-1", json!({"result": "array([[1, 2],\n       [3, 4]])", "odd": true})),
+                row(1043, "worker-2\u{1b}[2J", json!({"result": "0.31", "message": "another thread was asked"})),
+                failed(44, "worker-3", "name 'loss' is not defined"),
+                failed(45, "worker-4", "name 'loss' is not defined"),
+                failed(46, "worker-5", "it did not answer in 5 s"),
+            ], "values": []}),
+        );
+        assert_eq!(
+            text,
+            "\
+train.py      41    0.31
+worker-1      42    array([[1, 2],                   <- odd
+                           [3, 4]])
+worker-2�[2J  1043  0.31 (another thread was asked)
+worker-3, -4: name 'loss' is not defined
+worker-5: it did not answer in 5 s
+"
+        );
+    }
+
+    #[test]
+    fn many_that_were_asked() {
+        let mut rows: Vec<Value> = (1..=16)
+            .map(|n| {
+                let lock = format!("<Lock at {n:#x}>");
+                let (result, odd) = match n {
+                    3 | 11 => ("'late'", true),
+                    7 => ("array([[1, 2],\n       [3, 4]])", true),
+                    _ => (lock.as_str(), false),
+                };
+                row(
+                    100 + n,
+                    &format!("ForkPoolWorker-{n}"),
+                    json!({"result": result, "odd": odd}),
+                )
+            })
+            .collect();
+        rows.push(failed(99, "train.py", "it is stopped"));
+        let text = show("evaluate", &json!({ "rows": rows }));
+        assert_eq!(
+            text,
+            "\
+13 × <Lock>                   ForkPoolWorker-1, -2, -4…-6, -8…-10, -12…-16 (13)
+ 2 × 'late'           <- odd  ForkPoolWorker-3, -11
+ 1 × array([[1, 2],   <- odd  ForkPoolWorker-7
+            [3, 4]])
+train.py: it is stopped
+"
+        );
+    }
+
+    #[test]
+    fn how_processes_run_and_stop() {
+        let text = show(
+            "pause",
+            &json!({"rows": [
+                row(41, "train.py", json!({"state": "stopped", "stopped":
+                    {"thread": 1, "reason": "pause", "file": "/x/train.py", "line": 12}})),
+                row(42, "worker-1", json!({"state": "running", "stopped": null,
+                    "message": "it has not stopped yet"})),
+            ]}),
+        );
+        assert_eq!(
+            text,
+            "\
+train.py  41  stopped /x/train.py:12 pause
+worker-1  42  running (it has not stopped yet)
+"
+        );
+    }
+
+    #[test]
+    fn many_that_run() {
+        let rows: Vec<Value> = (0..64)
+            .map(|n| {
+                row(
+                    n,
+                    &format!("rank{n}"),
+                    json!({"state": "running", "stopped": null}),
+                )
+            })
+            .collect();
+        let rows = json!({ "rows": rows });
+        assert_eq!(show("continue", &rows), "64 × running  rank0…63 (64)\n");
+        assert_eq!(show("terminate", &rows), "64 × terminated  rank0…63 (64)\n");
+        let one = json!({"rows": [row(1, "a", json!({}))]});
+        assert_eq!(show("detach", &one), "a  1  detached\n");
+    }
+
+    #[test]
+    fn the_threads_of_processes() {
+        let text = show(
+            "threads",
+            &json!({"rows": [
+                row(41, "train.py", json!({"threads": [
+                    {"id": 1, "name": "MainThread", "state": "stopped"},
+                    {"id": 12, "name": "Thread-1 (feed)", "state": "running"}]})),
+                failed(43, "worker-2", "it is held"),
+                row(42, "worker-1", json!({"threads": [
+                    {"id": 1, "name": "MainThread", "state": "running"}]})),
+            ]}),
+        );
+        assert_eq!(
+            text,
+            "\
+NAME      PID  THREAD           STATE    ID
+train.py  41   MainThread       stopped  1
+               Thread-1 (feed)  running  12
+worker-1  42   MainThread       running  1
+worker-2: it is held
+"
+        );
+    }
+
+    #[test]
+    fn the_variables_of_processes() {
+        let text = show(
+            "variables",
+            &json!({"rows": [
+                row(41, "train.py", json!({
+                    "frame": {"name": "loop", "path": "/x/train.py", "line": 12},
+                    "scopes": [
+                        {"name": "Locals", "variables": [
+                            {"name": "special variables", "value": "", "type": "", "variablesReference": 8},
+                            {"name": "loss", "value": "0.31", "type": "float", "variablesReference": 0},
+                            {"name": "batch", "value": "[1, 2]", "type": "list", "variablesReference": 9}]},
+                        {"name": "Globals", "variables": []}]})),
+                row(42, "worker-1", json!({"variables": [
+                    {"name": "0", "value": "array([[1],\n       [2]])", "type": "ndarray", "variablesReference": 3}]})),
+            ]}),
+        );
+        assert_eq!(
+            text,
+            "\
+train.py (41) in loop /x/train.py:12
+  Locals
+    special variables            [8]
+    loss: float        = 0.31
+    batch: list        = [1, 2]  [9]
+  Globals
+worker-1 (42)
+  0: ndarray  = array([[1],  [3]
+                     [2]])
+"
+        );
+    }
+
+    #[test]
+    fn the_output_of_processes() {
+        let text = show(
+            "output",
+            &json!({"rows": [
+                row(41, "train.py", json!({"output": [
+                    {"category": "stdout", "output": "step"},
+                    {"category": "stdout", "output": " 1\n 10%\r 20%\r\n\ta\u{1b}[2J\n"},
+                    {"category": "stderr", "output": "late\n"}]})),
+                row(42, "worker-1", json!({"output": []})),
+            ]}),
+        );
+        assert_eq!(
+            text,
+            "\
+train.py (41)
+  step 1
+   20%
+      a�[2J
+  ! late
+worker-1 (42) has written nothing
+"
+        );
+    }
+
+    #[test]
+    fn a_new_breakpoint() {
+        let text = show(
+            "breakpoints.add",
+            &json!({
+                "breakpoint": {"id": 3, "file": "/x/train.py", "line": 12, "condition": "loss > 3",
+                    "hitCondition": null, "logMessage": null, "sessions": "all", "once": true, "verified": true},
+                "rows": [
+                    row(41, "train.py", json!({"verified": true, "line": 13})),
+                    row(42, "worker-1", json!({"verified": false, "line": 12, "message": "no such file"})),
+                ],
+            }),
+        );
+        assert_eq!(
+            text,
+            "\
+ID  WHERE           WHEN               SESSIONS  STATE
+3   /x/train.py:12  if loss > 3, once  all       verified
+train.py  41  verified in line 13
+worker-1  42  not verified (no such file)
+"
+        );
+    }
+
+    #[test]
+    fn a_breakpoint_for_processes_to_come() {
+        let breakpoint =
+            json!({"id": 1, "file": "a.py", "line": 2, "sessions": "all", "verified": false});
+        assert_eq!(
+            show(
+                "breakpoints.add",
+                &json!({"breakpoint": breakpoint, "rows": []})
+            ),
+            show("breakpoints.list", &json!({"breakpoints": [breakpoint]})),
+        );
+    }
+
+    #[test]
+    fn breakpoints_that_are_or_were_there() {
+        let list = json!([
+            {"id": 3, "file": "/x/train.py", "line": 12, "condition": null, "hitCondition": "2",
+             "logMessage": "at {step}", "sessions": "rank=0", "once": false, "verified": true},
+            {"id": 12, "file": "b.py", "line": 1, "sessions": "all", "once": false, "verified": false,
+             "message": "no process has this file"},
+        ]);
+        let text = show("breakpoints.list", &json!({ "breakpoints": list }));
+        assert_eq!(
+            show("breakpoints.remove", &json!({ "removed": list })),
+            format!("Removed:\n{text}")
+        );
+        assert_eq!(
+            text,
+            "\
+ID  WHERE           WHEN                  SESSIONS  STATE
+3   /x/train.py:12  hit 2, log at {step}  rank=0    verified
+12  b.py:1                                all       not verified: no process has this file
+"
+        );
+    }
+
+    #[test]
+    fn one_session() {
+        let text = show(
+            "session",
+            &json!({"id": "3fa8", "pid": 41, "parent": null, "name": "train.py", "state": "stopped",
+                "labels": {"rank": "0"}, "helper": false, "argv": ["python", "train.py"],
+                "stopped": {"thread": 1, "reason": "pause", "file": "/x/train.py", "line": 12}}),
+        );
+        assert_eq!(
+            text,
+            "\
+name     train.py
+id       3fa8
+pid      41
+state    stopped
+argv     python train.py
+helper   false
+labels   rank=0
+stopped  file=/x/train.py line=12 reason=pause thread=1
+"
+        );
+    }
+
+    #[test]
+    fn nothing_is_a_sentence() {
+        for verb in [
+            "pause",
+            "threads",
+            "stacks",
+            "evaluate",
+            "variables",
+            "output",
+            "detach",
+        ] {
+            let answer = json!({"rows": [], "stacks": [], "values": []});
+            assert_eq!(show(verb, &answer), NOBODY, "{verb}");
+        }
+        assert_eq!(show("sessions", &json!({"sessions": []})), NOBODY);
+        for (verb, key, said) in [
+            ("breakpoints.list", "breakpoints", "No breakpoint is set.\n"),
+            (
+                "breakpoints.remove",
+                "removed",
+                "No breakpoint was removed.\n",
+            ),
+        ] {
+            assert_eq!(show(verb, &json!({ key: [] })), said);
+        }
+    }
+
+    #[test]
+    fn what_has_no_look_is_shown_as_it_came() {
+        let answer = json!({"a": ["\u{202e}"]});
+        for verb in ["monitor", "evaluate", "stacks", "sessions"] {
+            assert_eq!(
+                show(verb, &answer),
+                "{\n  \"a\": [\n    \"\u{fffd}\"\n  ]\n}\n"
+            );
+        }
+    }
 }

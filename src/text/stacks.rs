@@ -20,6 +20,9 @@ const MAX_TREE: usize = 1000;
 /// How many different places are said, the most frequent ones; of further ones only how many.
 const MAX_PLACES: usize = 32;
 
+/// How many parts of a path are said before all of it is.
+const MAX_PARTS: usize = 16;
+
 /// How many functions of others are named between a line of the user's own and the innermost frame.
 const MAX_BETWEEN: usize = 3;
 
@@ -29,10 +32,14 @@ pub(super) fn show(answer: &Value, rows: &Rows<'_>) -> Option<String> {
     let stacks = merged.stacks();
     let tree = merged.tree();
     let frames = || stacks.iter().flat_map(|stack| stack.frames.iter().copied());
+    let counts = tree.first().map(|root| root.count);
+    let most = counts
+        .max(stacks.first().map(|stack| stack.threads.len()))
+        .unwrap_or(0);
     let look = Look {
         rows,
         paths: short(frames().map(|frame| frame.path.as_str())),
-        width: digits(tree.first().map_or(0, |root| root.count)),
+        width: digits(most),
     };
     let mut text = look.tree(&tree);
     if stacks.len() > 1 {
@@ -114,7 +121,7 @@ impl Look<'_> {
         }
         let mut text = table(&lines);
         if omitted > 0 {
-            let _ = writeln!(text, "… {omitted} further lines");
+            let _ = writeln!(text, "… {omitted} further frames");
         }
         text
     }
@@ -259,7 +266,11 @@ fn short<'a>(paths: impl Iterator<Item = &'a str>) -> HashMap<&'a str, String> {
     while !left.is_empty() {
         let mut same: HashMap<&str, Vec<&str>> = HashMap::new();
         for path in &left {
-            same.entry(last(path, count)).or_default().push(path);
+            let text = match count {
+                ..=MAX_PARTS => last(path, count),
+                _ => path,
+            };
+            same.entry(text).or_default().push(path);
         }
         for (text, paths) in same {
             if let [path] = paths[..] {
@@ -480,6 +491,134 @@ mod tests {
  1  ForkPoolWorker-17                      step app/train.py:12
  1  ForkPoolWorker-64                      <module> app/train.py:40 > Pool > … > get > recv_bytes > _recv multiprocessing/connection.py:379
 "
+        );
+    }
+
+    #[test]
+    fn threads_stopped_ones_and_those_that_cannot_say() {
+        let main = "main /x/app/main.py:5";
+        let stopped = |who: Who| Who {
+            state: State::Stopped,
+            ..who
+        };
+        let task = |pid, name: &str, task: &str| Who {
+            kind: crate::stacks::Kind::Task,
+            ..thread(pid, name, task)
+        };
+        let mut merged = Merged::default();
+        merged.add(main_thread(41, "job.py"), stack(&[main]));
+        merged.add(main_thread(42, "job.py"), stack(&[main]));
+        merged.add(stopped(main_thread(43, "other")), stack(&[main]));
+        for n in 1..=4 {
+            merged.add(
+                task(43, "other", &format!("Task-{n}")),
+                stack(&[main, "step /x/app/main.py:9"]),
+            );
+            let name = format!("w-{n}");
+            merged.add(
+                thread(50 + n, &name, "Feeder"),
+                stack(&[main, "step /x/app/main.py:9"]),
+            );
+            merged.add(thread(50 + n, &name, "Monitor"), Vec::new());
+        }
+        let row = |pid: u32, name: &str| {
+            json!({
+                "session": SessionId::from_u128(u128::from(pid)), "pid": pid, "name": name, "success": true
+            })
+        };
+        let mut answer = merged.into_json();
+        answer["omitted"] = json!(3);
+        answer["rows"] = json!([
+            row(41, "job.py"), row(42, "job.py"), row(43, "other"),
+            {"session": "1", "pid": 60, "name": "late-1", "success": false, "message": "it did not answer in 5 s"},
+            {"session": "2", "pid": 61, "name": "late-2", "success": false, "message": "it did not answer in 5 s"},
+        ]);
+        let text = super::super::show("stacks", &answer);
+        assert_eq!(
+            text,
+            "\
+11  main      app/main.py:5  <- job.py (41, 42); other [stopped]
+     8  step  app/main.py:9  <- other · Task-1…-4 (4); w-1…-4 (4) · Feeder
+
+15 threads of 7 processes in 3 places:
+ 8  other · Task-1…-4 (4); w-1…-4 (4) · Feeder  step app/main.py:9
+ 4  w-1…-4 (4) · Monitor                        in no Python code
+ 3  job.py (41, 42); other [stopped]            main app/main.py:5
+3 further threads and tasks are left out.
+late-1, -2: it did not answer in 5 s
+"
+        );
+    }
+
+    #[test]
+    fn nothing_to_show() {
+        let show = |rows: Value| {
+            let answer = json!({"rows": rows, "stacks": [], "tree": [], "omitted": 0});
+            super::super::show("stacks", &answer)
+        };
+        assert_eq!(show(json!([])), "No session is there that matches.\n");
+        let row = json!({"session": "1", "pid": 1, "name": "p", "success": true});
+        assert_eq!(show(json!([row])), "No thread is in Python code.\n");
+    }
+
+    #[test]
+    fn much_is_cut_and_said_so() {
+        let calls: Vec<String> = (0..2000).map(|line| format!("f /x/a.py:{line}")).collect();
+        let threads = calls
+            .iter()
+            .map(|call| (main_thread(1, "p"), vec![call.as_str()]));
+        let text = shown(threads.collect());
+        assert!(
+            text.contains("\n… 1499 further frames\n\n2000 threads of 1 process in 2000 places:\n")
+        );
+        assert!(
+            text.ends_with("1  p  f x/a.py:31\n… 1968 further places\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn as_much_of_a_path_as_it_takes() {
+        let deep = format!("{}/x/y.py", "/a".repeat(40));
+        let paths = [
+            "/x/one/core/io.py",
+            "/x/two/core/io.py",
+            "core/io.py",
+            "/core/io.py",
+            "/x/main.py",
+            "C:\\app\\jobs\\run.py",
+            "<string>",
+            "",
+            &deep,
+            &format!("/b{deep}"),
+        ];
+        let short = short(paths.iter().copied());
+        let short: Vec<&str> = paths.iter().map(|path| short[path].as_str()).collect();
+        assert_eq!(
+            short[..8],
+            [
+                "one/core/io.py",
+                "two/core/io.py",
+                "core/io.py",
+                "/core/io.py",
+                "x/main.py",
+                "jobs/run.py",
+                "<string>",
+                ""
+            ]
+        );
+        assert_eq!(short[8..], paths[8..]);
+    }
+
+    #[test]
+    fn names_cannot_command_the_terminal() {
+        let text = shown(vec![(
+            thread(1, "p\u{1b}[2J", "t\n"),
+            vec!["f\u{7} /x/\u{1b}.py:1"],
+        )]);
+        assert_eq!(
+            text,
+            "1  f\u{fffd}  x/\u{fffd}.py:1  <- p\u{fffd}[2J · t\u{fffd}\n"
         );
     }
 }
