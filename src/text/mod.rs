@@ -4,29 +4,21 @@
 //! This module knows the shapes of the answers, and neither how they came about nor where the text is shown.
 
 mod names;
+mod rows;
 mod sessions;
 mod stacks;
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::fmt::Write;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::compare::without_addresses;
-use names::{Labels, compress};
+use rows::{NOBODY, Rows};
 pub(crate) use sessions::Listing;
-
-/// How many processes are shown with a line each; of more, equal ones are one line.
-const MAX_LINES: usize = 8;
 
 /// How wide a column is at most, in characters; a longer cell pushes what is beside it to the right.
 const MAX_WIDTH: usize = 60;
-
-/// What is said where there is nothing to show.
-const NOBODY: &str = "No session is there that matches.\n";
 
 /// The answer of a verb as text; each line of it ends with a line break.
 #[must_use]
@@ -135,130 +127,6 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// The rows of an answer, one a process.
-struct Rows<'a> {
-    done: Vec<&'a Value>,
-    failed: Vec<&'a Value>,
-    labels: Labels,
-}
-
-impl<'a> Rows<'a> {
-    fn of(answer: &'a Value) -> Option<Rows<'a>> {
-        let rows = answer["rows"].as_array()?;
-        let (done, failed) = rows.iter().partition(|row| row["success"] != false);
-        let named = rows.iter().map(|row| (&row["session"], word(&row["name"])));
-        let labels = Labels::new(named);
-        Some(Rows {
-            done,
-            failed,
-            labels,
-        })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.failed.is_empty()
-    }
-
-    fn label(&self, row: &Value) -> String {
-        let pid = row["pid"].as_u64().unwrap_or_default();
-        self.labels.of(&word(&row["name"]), pid)
-    }
-
-    /// What each process says; of many, what several say is one line.
-    fn say(&self, what: impl Fn(&Value) -> String) -> String {
-        let what = |row: &Value| match &row["message"] {
-            Value::Null => what(row),
-            remark => format!("{} ({})", what(row), word(remark)),
-        };
-        let said = match self.done.len() > MAX_LINES {
-            true => self.groups(what),
-            false => {
-                let line = |row: &&Value| {
-                    let odd = if row["odd"] == true { "<- odd" } else { "" };
-                    let (name, pid) = (word(&row["name"]), word(&row["pid"]));
-                    [name, pid, what(row), odd.to_owned()]
-                };
-                table(&self.done.iter().map(line).collect::<Vec<_>>())
-            }
-        };
-        said + &self.rest()
-    }
-
-    /// The most frequent first: how many, what, whether it is odd, and who.
-    fn groups(&self, what: impl Fn(&Value) -> String) -> String {
-        let mut groups: Vec<(String, Vec<&Value>)> = Vec::new();
-        let mut places = HashMap::new();
-        for row in &self.done {
-            let what = what(row);
-            let key = without_addresses(&what).into_owned();
-            let place = *places.entry(key.clone()).or_insert(groups.len());
-            match groups.get_mut(place) {
-                None => groups.push((what, vec![row])),
-                Some((said, rows)) => {
-                    rows.push(row);
-                    if *said != what {
-                        *said = key;
-                    }
-                }
-            }
-        }
-        groups.sort_by_key(|(_, rows)| Reverse(rows.len()));
-        let width = groups.first().map_or(1, |(_, rows)| digits(rows.len()));
-        let line = |(what, rows): (String, Vec<&Value>)| {
-            let is_odd = rows.iter().any(|row| row["odd"] == true);
-            let odd = if is_odd { "<- odd" } else { "" };
-            let count = format!("{:width$} ×", rows.len());
-            // So that the text stands beside the sign, and not a column away from it.
-            let what = what.lines().collect::<Vec<_>>();
-            let below = format!("\n{}", " ".repeat(count.chars().count() + 1));
-            let who: Vec<String> = rows.iter().map(|row| self.label(row)).collect();
-            [
-                format!("{count} {}", what.join(&below)),
-                odd.to_owned(),
-                compress(&who),
-            ]
-        };
-        table(&groups.into_iter().map(line).collect::<Vec<_>>())
-    }
-
-    /// Each process with a heading, and what is to be said of it below.
-    fn each(&self, what: impl Fn(&Value) -> (String, String)) -> String {
-        let mut text = String::new();
-        for row in &self.done {
-            let (more, below) = what(row);
-            let pid = word(&row["pid"]);
-            let _ = writeln!(text, "{} ({pid}){more}", word(&row["name"]));
-            for line in below.lines() {
-                let _ = writeln!(text, "  {line}");
-            }
-        }
-        text + &self.rest()
-    }
-
-    /// Who failed and why; or that nobody is there at all.
-    fn rest(&self) -> String {
-        if self.is_empty() {
-            return NOBODY.to_owned();
-        }
-        let mut failures: Vec<(String, Vec<String>)> = Vec::new();
-        for row in &self.failed {
-            let message = word(&row["message"]);
-            let label = self.label(row);
-            match failures.iter_mut().find(|(other, _)| *other == message) {
-                Some((_, who)) => who.push(label),
-                None => failures.push((message, vec![label])),
-            }
-        }
-        let line =
-            |(message, who): (String, Vec<String>)| format!("{}: {message}\n", compress(&who));
-        failures.into_iter().map(line).collect()
-    }
-}
-
-fn digits(number: usize) -> usize {
-    number.to_string().len()
-}
-
 /// How a process stands after it was told to run or to stop.
 fn state(row: &Value) -> String {
     let stopped = &row["stopped"];
@@ -288,9 +156,14 @@ fn threads(rows: &Rows<'_>) -> String {
     let head = ["NAME", "PID", "THREAD", "STATE", "ID"];
     let mut lines = vec![head.map(str::to_owned)];
     for row in &rows.done {
+        // The name and the pid once.
         let mut process = [word(&row["name"]), word(&row["pid"])];
-        for thread in row["threads"].as_array().into_iter().flatten() {
-            // The name and the pid once.
+        let threads = row["threads"].as_array().map_or(&[][..], Vec::as_slice);
+        // A process without threads has a line too.
+        for thread in threads
+            .iter()
+            .chain(threads.is_empty().then_some(&Value::Null))
+        {
             let [name, pid] = std::mem::take(&mut process);
             let (thread, state, id) = (&thread["name"], &thread["state"], &thread["id"]);
             lines.push([name, pid, word(thread), word(state), word(id)]);
@@ -455,7 +328,7 @@ mod tests {
                 row(1043, "worker-2\u{1b}[2J", json!({"result": "0.31", "message": "another thread was asked"})),
                 failed(44, "worker-3", "name 'loss' is not defined"),
                 failed(45, "worker-4", "name 'loss' is not defined"),
-                failed(46, "worker-5", "it did not answer in 5 s"),
+                failed(46, "worker-5", "Traceback:\n  x.py\u{7}"),
             ], "values": []}),
         );
         assert_eq!(
@@ -464,9 +337,10 @@ mod tests {
 train.py      41    0.31
 worker-1      42    array([[1, 2],                   <- odd
                            [3, 4]])
-worker-2�[2J  1043  0.31 (another thread was asked)
+worker-2\u{fffd}[2J  1043  0.31 (another thread was asked)
 worker-3, -4: name 'loss' is not defined
-worker-5: it did not answer in 5 s
+worker-5: Traceback:
+    x.py\u{fffd}
 "
         );
     }
@@ -549,6 +423,7 @@ worker-1  42  running (it has not stopped yet)
                     {"id": 1, "name": "MainThread", "state": "stopped"},
                     {"id": 12, "name": "Thread-1 (feed)", "state": "running"}]})),
                 failed(43, "worker-2", "it is held"),
+                row(44, "worker-3", json!({"threads": []})),
                 row(42, "worker-1", json!({"threads": [
                     {"id": 1, "name": "MainThread", "state": "running"}]})),
             ]}),
@@ -559,6 +434,7 @@ worker-1  42  running (it has not stopped yet)
 NAME      PID  THREAD           STATE    ID
 train.py  41   MainThread       stopped  1
                Thread-1 (feed)  running  12
+worker-3  44
 worker-1  42   MainThread       running  1
 worker-2: it is held
 "
@@ -616,7 +492,7 @@ worker-1 (42)
 train.py (41)
   step 1
    20%
-      a�[2J
+      a\u{fffd}[2J
   ! late
 worker-1 (42) has written nothing
 "

@@ -10,7 +10,8 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::names::compress;
-use super::{Rows, digits, printable, table};
+use super::rows::{Rows, digits};
+use super::{printable, table};
 use crate::session::SessionId;
 use crate::stacks::{Branch, Frame, Merged, Stack, State, Who};
 
