@@ -7,6 +7,7 @@
 //! | [`client`], [`start`], [`debugging`] | [`Client`]: a conversation with the daemon, every message of which is checked |
 //! | [`debug_server`], [`pydevd`] | [`DebugServer`]: a process to be debugged, without Python |
 //! | [`python`], [`program`] | [`Python`], [`Script`], [`Program`]: a process to be debugged, with Python |
+//! | [`tap`] | [`Tap`]: between a process and the daemon, to hear the guard and to ask it |
 //! | [`schema`] | what every message to a client must look like |
 //! | [`wire`], [`wait`] | framing, and waiting with a limit |
 //!
@@ -26,6 +27,7 @@ pub mod pydevd;
 pub mod python;
 pub mod schema;
 pub mod start;
+pub mod tap;
 pub mod wait;
 pub mod wire;
 
@@ -36,6 +38,7 @@ pub use debugging::Stopped;
 pub use program::{Ended, Program};
 pub use python::{Python, Script};
 pub use start::{Attaching, Start};
+pub use tap::Tap;
 
 /// Lets this process open as many files as the system grants, for tests with thousands of connections.
 ///
