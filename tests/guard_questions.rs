@@ -271,7 +271,7 @@ async def main():
     for task, name in zip(tasks, ('outer', 'innermost', 'runs')):
         task.set_name(name)
     asyncio.current_task().set_name('gathers')
-    await asyncio.wait([tasks[2]])  # WAITS
+    await asyncio.gather(tasks[2])  # WAITS
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)  # GATHERS
@@ -352,7 +352,7 @@ async fn an_answer_has_a_limit_and_says_what_is_not_in_it() {
     for python in Python::all() {
         let (_daemon, _tap, mut program, process) = tapped(python, &script).await;
         program.printed("began").await;
-        for _ in 0..20 {
+        for _ in 0..8 {
             let answer = process.ask("stacks", "None").await;
             assert_eq!(answer["threads"].as_array().map(Vec::len), Some(1000));
             assert!(
@@ -381,7 +381,7 @@ def function():
 
 print('began')
 sys.stdin.readline()
-print(number)
+print(function())
 ";
 
 #[tokio::test]
@@ -434,9 +434,23 @@ async fn an_expression_is_evaluated_in_main_and_stops_nowhere() {
         let absent = process.ask("exit", "None").await;
         assert_eq!(absent, json!({ "error": "KeyError: 'exit'" }));
         client.no_more("stopped").await;
+        // What pytest says of itself changes, and is in the next report.
+        let test = "tests/test_it.py::test_it (call)";
+        let set = format!("'__import__(\"os\").environ[\"PYTEST_CURRENT_TEST\"] = \"{test}\"'");
+        process.ask("evaluate", &set).await;
+        process.evaluate("__import__('_dbgproxy').tell()").await;
+        let reports = process.events("dbgproxyReport");
+        let [first, second] = &reports[..] else {
+            panic!("not two reports: {reports:#?}");
+        };
+        assert_eq!(first["environment"], json!({}));
+        assert_eq!(second["environment"]["PYTEST_CURRENT_TEST"], test);
+        // The breakpoint is there for the program itself.
         program.tell("go on").await;
+        let stopped = client.stopped_at(line).await;
+        client.continue_(stopped.thread).await;
         let ended = program.wait().await;
-        assert_eq!((&*ended.stdout, &*ended.stderr), ("began\n4\n", ""));
+        assert_eq!((&*ended.stdout, &*ended.stderr), ("began\n5\n", ""));
         assert_eq!(ended.code, 0);
     }
 }
