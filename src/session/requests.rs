@@ -194,10 +194,11 @@ impl Session {
         }
         self.questions += 1;
         let token = self.questions;
-        // A JSON text is a Python literal too; the argument is at most one of those.
+        // A JSON text is a Python literal too; the argument is at most one of those. pydevd would make a line break of
+        // the word LINE between two at signs.
         let argument = match argument {
             Value::Null => "None".to_owned(),
-            argument => argument.to_string(),
+            argument => argument.to_string().replace('@', "\\x40"),
         };
         let expression =
             format!("__import__('_dbgproxy').answer({token}, '{function}', {argument})");
