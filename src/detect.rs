@@ -10,9 +10,10 @@ use bytes::BytesMut;
 use serde_json::json;
 use tokio::time::timeout;
 
+use crate::agent::{Hello, Role};
 use crate::link::{Link, Stream};
 use crate::pump::last_flush;
-use crate::session::Caller;
+use crate::session::{Caller, SessionId};
 use crate::wire::{Kind, Message};
 
 /// How long a peer may be silent before it is taken for a debug server and probed.
@@ -49,6 +50,8 @@ pub(crate) enum Detected {
     Client(Link, Message),
     /// A debug server, with its answer to the probe.
     DebugServer(Link, Caller),
+    /// An agent, with the number of its hello and what it says of its process.
+    Agent(Link, i64, Caller),
     /// An HTTP client, with what it has sent so far.
     Http(Stream, BytesMut),
     /// It closed without a word: a health check.
@@ -94,7 +97,7 @@ fn first_words(bytes: &[u8]) -> FirstWords {
 pub(crate) async fn detect(stream: Stream) -> anyhow::Result<Detected> {
     let mut buffer = BytesMut::new();
     match timeout(GRACE, read_first(&stream, &mut buffer)).await {
-        Err(_) => return timeout(SILENCE_WAIT, probe(Link::new(stream, buffer))).await?,
+        Err(_) => return timeout(SILENCE_WAIT, probe(Link::new(stream, buffer), None)).await?,
         Ok(Ok(0)) => return Ok(Detected::Nobody),
         Ok(result) => drop(result?),
     }
@@ -150,7 +153,15 @@ async fn hear(mut link: Link) -> anyhow::Result<Detected> {
 async fn first_message(mut link: Link, message: Message) -> anyhow::Result<Detected> {
     let why = match (message.kind(), message.name()) {
         (Kind::Request, "initialize") => return Ok(Detected::Client(link, message)),
-        (Kind::Request, "dbgproxy/hello") => "agents are not served yet",
+        (Kind::Request, "dbgproxy/hello") => match Hello::read(&message) {
+            Ok((Role::Agent, caller)) => {
+                return Ok(Detected::Agent(link, message.seq(), caller));
+            }
+            Ok((Role::DebugServer, caller)) => {
+                return timeout(SILENCE_WAIT, probe(link, caller.session)).await?;
+            }
+            Err(error) => &format!("this is no hello: {error}"),
+        },
         (Kind::Request, _) => "the first request must be \"initialize\"",
         (Kind::Response | Kind::Event, _) => "the first message must be the request \"initialize\"",
     };
@@ -160,8 +171,9 @@ async fn first_message(mut link: Link, message: Message) -> anyhow::Result<Detec
     bail!("{why}, not {:?}", message.name())
 }
 
-/// A silent peer: asked what only a debug server can answer, and what does no harm to others.
-async fn probe(mut link: Link) -> anyhow::Result<Detected> {
+/// A silent peer, or the debug server that a session's agent has announced: asked what only a debug server can answer,
+/// and what does no harm to others.
+async fn probe(mut link: Link, announced: Option<SessionId>) -> anyhow::Result<Detected> {
     link.input.set_quick(true);
     let probe = link
         .out
@@ -175,7 +187,10 @@ async fn probe(mut link: Link) -> anyhow::Result<Detected> {
         match message.kind() {
             Kind::Response if message.request_seq() == probe && message.success() => {
                 match Caller::read(&message) {
-                    Some(caller) => return Ok(Detected::DebugServer(link, caller)),
+                    Some(caller) => {
+                        let session = announced;
+                        return Ok(Detected::DebugServer(link, Caller { session, ..caller }));
+                    }
                     // Some IDEs answer any request with a success, and initialize only then.
                     None => {
                         tracing::debug!(answer = ?message, "the answer to the probe says nothing")
@@ -185,7 +200,7 @@ async fn probe(mut link: Link) -> anyhow::Result<Detected> {
             // An IDE after all, behind something slow; its answer to the probe says nothing.
             Kind::Request => {
                 link.input.set_quick(false);
-                return first_message(link, message).await;
+                return Box::pin(first_message(link, message)).await;
             }
             Kind::Response | Kind::Event => {}
         }

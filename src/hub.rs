@@ -290,6 +290,14 @@ impl Hub {
             own.is_none() || theirs.is_none() || own == theirs
         };
         let place = |info: &Info| is_near(info).then(|| (info.id, info.order.clone()));
+        if let Some(parent) = caller.parent {
+            // Its agent knows better than pids do.
+            let live = self
+                .session(parent)
+                .map(|session| session.info().order.clone());
+            let order = live.or_else(|| self.ended_session(parent).map(|info| info.order));
+            return Some((parent, order?));
+        }
         let ppid = caller.ppid?;
         let live = self.of_pid(ppid);
         let live = live.iter().rev().find_map(|session| place(&session.info()));

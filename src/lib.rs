@@ -24,6 +24,7 @@
 //! | [`detect`] | who is calling, by the first bytes | what follows them |
 //! | [`server`] | listens, admits, and gives each connection its task | messages |
 //! | [`session`] | one process: greeting, stop state, requests, its watchers | views |
+//! | [`agent`] | the small Python package in a process, and its connection | clients, pydevd |
 //! | [`breakpoints`] | what several clients want of one process, merged | connections |
 //! | [`client`] | one IDE: `initialize`, `attach`, and its view: a process, a tree, all merged | how a process is spoken to |
 //! | [`mailbox`] | a client's bounded inbox, and when it lags | what mail says |
@@ -52,6 +53,7 @@
 //! 9. The debuggee is not trusted: only the events of pydevd reach a client, and its requests reach nobody.
 #![warn(missing_docs)]
 
+pub mod agent;
 pub mod breakpoints;
 pub mod client;
 pub mod commands;

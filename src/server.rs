@@ -28,7 +28,7 @@ use crate::owner::{current_uid, owner};
 use crate::pump::last_flush;
 use crate::session::{self, Caller, Mail};
 use crate::wire::Message;
-use crate::{client, http};
+use crate::{agent, client, http};
 
 /// The most connections at a time; further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 32 * 1024;
@@ -234,6 +234,9 @@ async fn connection(hub: Arc<Hub>, stream: Stream) {
         Ok(Detected::Client(link, initialize)) => {
             Box::pin(client::run(hub, link, initialize)).await;
         }
+        Ok(Detected::Agent(link, seq, caller)) => {
+            Box::pin(agent::run(hub, link, seq, caller)).await;
+        }
         Ok(Detected::DebugServer(link, caller)) => {
             let newcomer = Box::pin(debug_server(&hub, link, caller)).await;
             if let Some((link, caller)) = newcomer {
@@ -279,7 +282,8 @@ async fn debug_server(
         tracing::debug!(pid = caller.pid, %error, "a process went away while it was greeted");
         return None;
     }
-    let Some(known) = hub.session_of(&caller) else {
+    let announced = caller.session.and_then(|id| hub.session(id));
+    let Some(known) = announced.or_else(|| hub.session_of(&caller)) else {
         return Some((link, caller));
     };
     let mail = Mail::Reconnected(Box::new(link), Box::new(caller));

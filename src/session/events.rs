@@ -76,7 +76,7 @@ impl Session {
             }
             "dbgproxyAnswer" => self.on_guard_answer(event),
             "pydevdInputRequested" => self.broadcast(event),
-            "dbgproxyReport" => self.on_report(event),
+            "dbgproxyReport" => self.on_report_event(event),
             // Each client gets its own, when its configuration may begin.
             "initialized" => {}
             name => {

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::naming::Naming;
 use super::requests::Pending;
-use super::{Info, Order, Session, Stage, State};
+use super::{Info, Order, Session, SessionId, Stage, State};
+use crate::agent::How;
 use crate::hub::Hub;
 use crate::link::Link;
 use crate::wire::{Kind, Message, Outbox};
@@ -45,6 +46,12 @@ pub struct Caller {
     pub pid: u32,
     /// Its parent as pydevd knows it: the Python process that started it.
     pub ppid: Option<u32>,
+    /// The id that it has given itself, or by which its agent announces it.
+    pub session: Option<SessionId>,
+    /// The session of the process that started it, if it knows.
+    pub parent: Option<SessionId>,
+    /// How it has come to be, if it has an agent.
+    pub how: How,
     /// The answer to `pydevdSystemInfo` as it came: read into a tree it would take several times the memory.
     pub system_info: Box<str>,
     /// What the guard says.
@@ -76,6 +83,24 @@ pub struct Report {
 }
 
 impl Report {
+    /// Takes over what another report knows.
+    pub(super) fn absorb(&mut self, newer: Report) {
+        fn take<T>(old: &mut Option<T>, new: Option<T>) {
+            if new.is_some() {
+                *old = new;
+            }
+        }
+        self.guarded = newer.guarded;
+        take(&mut self.identity, newer.identity);
+        take(&mut self.argv, newer.argv);
+        take(&mut self.script, newer.script);
+        take(&mut self.name, newer.name);
+        take(&mut self.helper, newer.helper);
+        take(&mut self.debugpy, newer.debugpy);
+        take(&mut self.python, newer.python);
+        take(&mut self.environment, newer.environment);
+    }
+
     /// Whether nobody means to debug this process.
     #[must_use]
     pub fn is_helper(&self) -> bool {
@@ -115,6 +140,9 @@ impl Caller {
         Some(Caller {
             pid: process.pid,
             ppid: process.ppid,
+            session: None,
+            parent: None,
+            how: How::default(),
             system_info: answer.content()?.into(),
             report: Report::default(),
         })
@@ -233,6 +261,7 @@ impl Session {
             self.attach_without_client(out);
         }
         self.stage = Stage::Released;
+        self.has_run = true;
         self.naming = Naming::released();
         self.told_connected = true;
         self.ask(

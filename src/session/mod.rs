@@ -5,6 +5,7 @@
 //! touches no socket itself: the [`crate::pump`] does.
 
 mod asker;
+mod dormancy;
 mod events;
 mod greeting;
 mod identity;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::agent::{self, FromAgent};
 use crate::breakpoints::{Changed, Configuration, Place};
 use crate::client;
 use crate::hub::{Hub, Reason};
@@ -38,12 +40,14 @@ use crate::selector::Subject;
 use crate::wire::{Error, Message, Outbox};
 
 pub use asker::Owner;
+pub(crate) use dormancy::for_agent;
 pub(crate) use greeting::meet;
 pub use greeting::{Caller, Report};
 pub use order::{MAX_DEPTH, Order};
 pub use state::StoppedBody;
 
 use asker::Asker;
+use dormancy::{Dormancy, Question};
 use naming::Naming;
 use requests::Pending;
 use state::Threads;
@@ -112,6 +116,8 @@ pub struct Info {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// User code runs, and pydevd is not loaded.
+    Dormant,
     /// It is being greeted, or its process is being replaced.
     Starting,
     /// It waits for an IDE before user code runs.
@@ -129,6 +135,7 @@ impl State {
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
+            State::Dormant => "dormant",
             State::Starting => "starting",
             State::Held => "held",
             State::Running => "running",
@@ -271,8 +278,12 @@ pub enum Mail {
     Detach,
     /// Somebody wants to know where the process is stopped; answered by dropping it once [`Info`] says so.
     Locate(oneshot::Sender<()>),
-    /// The same process has connected anew, after an `exec`.
+    /// The same process has connected anew, after an `exec` or out of its sleep.
     Reconnected(Box<Link>, Box<Caller>),
+    /// An agent speaks for the process.
+    Agent(agent::Handle, Box<Caller>),
+    /// The agent with that number says something.
+    FromAgent(u64, FromAgent),
 }
 
 /// One debugged process.
@@ -322,6 +333,14 @@ struct Session {
     was_in_view: bool,
     /// Those who wait to know where the process is stopped.
     locating: Vec<oneshot::Sender<()>>,
+    /// What it has of its agent.
+    dormancy: Dormancy,
+    /// User code has been let go.
+    has_run: bool,
+    /// Another program has taken the place of the one that this connection is of.
+    is_over: bool,
+    /// The process says that it ends.
+    is_exiting: bool,
     /// The connection that takes the place of this one.
     next: Option<(Box<Link>, Box<Caller>)>,
     /// pydevd has said goodbye: our side closes at once, which spares the process half a second.
@@ -338,10 +357,20 @@ struct Placed {
     parts: Vec<(Owner, i64)>,
 }
 
+/// How a process has come to us.
+pub(crate) enum Arrival {
+    /// Its debug server has connected.
+    DebugServer(Box<Link>, Caller),
+    /// Its agent has: it sleeps.
+    Agent(agent::Handle, Caller),
+}
+
 /// How far the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Greeted, user code waits.
+    /// It has an agent and no debug server.
+    Dormant,
+    /// Greeted, user code waits unless it runs already.
     Waiting,
     /// User code runs.
     Released,
@@ -351,33 +380,74 @@ enum Stage {
     Ended,
 }
 
-/// Serves a process from its greeting to its end; the task of one session.
+/// Serves a process from its debug server's greeting to its end; the task of one session.
 pub(crate) async fn run(hub: Arc<Hub>, link: Link, caller: Caller) {
-    let (tx, mut inbox) = mpsc::channel(INBOX);
-    let mut session = Session::new(hub.clone(), tx, caller);
-    let mut link = link;
-    session.open(&mut link.out);
-    loop {
-        let end = pump(&mut session, &mut link, &mut inbox, &hub.stop).await;
-        if matches!(end, End::Stopped) {
-            session.let_go(&mut link.out);
-            last_flush(&mut link).await;
+    let (session, inbox, link) = prepare(&hub, Arrival::DebugServer(Box::new(link), caller));
+    serve(session, inbox, link).await;
+}
+
+/// Begins a session in a task of its own.
+fn begin(hub: &Arc<Hub>, arrival: Arrival) -> Arc<Handle> {
+    let (session, inbox, link) = prepare(hub, arrival);
+    let handle = session.handle.clone();
+    let serving: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(serve(session, inbox, link));
+    hub.tasks.spawn(serving);
+    handle
+}
+
+/// A session that everybody knows of, and whose process is greeted.
+fn prepare(
+    hub: &Arc<Hub>,
+    arrival: Arrival,
+) -> (Box<Session>, mpsc::Receiver<Mail>, Option<Box<Link>>) {
+    let (tx, inbox) = mpsc::channel(INBOX);
+    match arrival {
+        Arrival::DebugServer(mut link, caller) => {
+            let mut session = Box::new(Session::new(hub.clone(), tx, caller));
+            session.open();
+            session.greet(&mut link.out);
+            (session, inbox, Some(link))
         }
-        tracing::debug!(?end, "the debug server's connection ended");
-        drop(link);
+        Arrival::Agent(agent, caller) => {
+            let mut session = Box::new(Session::new(hub.clone(), tx, caller));
+            session.open();
+            session.dormancy.agent = Some(agent.clone());
+            session.welcome(&agent);
+            (session, inbox, None)
+        }
+    }
+}
+
+/// Serves a process to its end.
+async fn serve(
+    mut session: Box<Session>,
+    mut inbox: mpsc::Receiver<Mail>,
+    mut link: Option<Box<Link>>,
+) {
+    let hub = session.hub.clone();
+    loop {
+        if let Some(mut link) = link.take() {
+            let end = pump(&mut *session, &mut link, &mut inbox, &hub.stop).await;
+            if matches!(end, End::Stopped) {
+                session.let_go(&mut link.out);
+                last_flush(&mut link).await;
+            }
+            tracing::debug!(?end, "the debug server's connection ended");
+        }
         let next = match session.next.take() {
             Some(next) => {
                 session.lose_link(Stage::Replaced);
                 Some(next)
             }
-            None if session.replaced && !hub.stop.is_cancelled() => {
-                session.replacement(&mut inbox).await
+            None if !hub.stop.is_cancelled() && session.may_come_back() => {
+                session.unlinked(&mut inbox).await
             }
             None => None,
         };
         let Some((next, caller)) = next else { break };
-        link = *next;
-        session.replace(*caller, &mut link.out);
+        let mut next = next;
+        session.replace(*caller, &mut next.out);
+        link = Some(next);
     }
     session.end();
     inbox.close();
@@ -385,21 +455,24 @@ pub(crate) async fn run(hub: Arc<Hub>, link: Link, caller: Caller) {
         match mail {
             // The process has come back just too late for this session: it gets another.
             Mail::Reconnected(link, caller) => {
-                hub.tasks.spawn(begin(hub.clone(), *link, *caller));
+                begin(&hub, Arrival::DebugServer(link, *caller));
             }
+            // It tries again.
+            Mail::Agent(agent, _) => drop(agent.tell(agent::Mail::Close)),
             mail => session.mail(mail, &mut Outbox::default()),
         }
     }
 }
 
-/// [`run`], for itself to start.
-fn begin(hub: Arc<Hub>, link: Link, caller: Caller) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(run(hub, link, caller))
+/// Sleeps until then, if there is a then.
+async fn sleep_until(until: Option<Instant>) {
+    tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await;
 }
 
 impl Session {
     fn new(hub: Arc<Hub>, inbox: mpsc::Sender<Mail>, caller: Caller) -> Session {
-        let info = caller.info(&hub);
+        let mut info = caller.info(&hub);
+        info.id = Session::free_id(&hub, &caller).unwrap_or(info.id);
         let handle = Arc::new(Handle {
             id: info.id,
             inbox,
@@ -431,13 +504,17 @@ impl Session {
             checked: Instant::now(),
             was_in_view: false,
             locating: Vec::new(),
+            dormancy: Dormancy::default(),
+            has_run: false,
+            is_over: false,
+            is_exiting: false,
             next: None,
             goodbye: false,
         }
     }
 
-    /// Makes the session known, and begins the greeting.
-    fn open(&mut self, out: &mut Outbox) {
+    /// Makes the session known, and expects those who have it in view.
+    fn open(&mut self) {
         let in_view = self.hub.open(&self.handle);
         {
             let info = self.handle.info();
@@ -448,12 +525,41 @@ impl Session {
                 self.reserve(client);
             }
         }
-        self.greet(out);
     }
 
-    /// The same process has come back on a new connection: another program, the same session.
+    /// The process has a debug server again: it slept, or it is another program of the same process.
     fn replace(&mut self, caller: Caller, out: &mut Outbox) {
-        tracing::info!(session = %self.handle.id, pid = caller.pid, "process replaced itself and is back");
+        if self.dormancy.agent.is_none() {
+            tracing::info!(session = %self.handle.id, pid = caller.pid, "process replaced itself and is back");
+            self.renew(caller);
+            self.has_run = false;
+        } else {
+            self.caller.system_info = caller.system_info;
+            self.caller.report.absorb(caller.report);
+            let (python, debugpy) = (
+                self.caller.report.python.clone(),
+                self.caller.report.debugpy.clone(),
+            );
+            self.handle
+                .update(|info| (info.python, info.debugpy) = (python, debugpy));
+            self.name_anew();
+        }
+        self.replaced = false;
+        self.goodbye = false;
+        self.process = None;
+        self.told_connected = false;
+        self.options = options::Options::default();
+        self.stage = Stage::Waiting;
+        self.greet(out);
+        self.tell_all_joined();
+        self.on_activated(out);
+        if self.terminating {
+            self.terminate(out);
+        }
+    }
+
+    /// Takes over who the process is now.
+    fn renew(&mut self, caller: Caller) {
         let fresh = caller.info(&self.hub);
         self.handle.update(|info| {
             *info = Info {
@@ -469,44 +575,22 @@ impl Session {
         });
         self.caller = caller;
         self.name_anew();
-        self.replaced = false;
-        self.goodbye = false;
-        self.process = None;
-        self.told_connected = false;
-        self.options = options::Options::default();
-        self.stage = Stage::Waiting;
-        self.greet(out);
-        if self.terminating {
-            self.terminate(out);
-        }
     }
 
-    /// Waits for the process to come back, and goes on answering meanwhile.
-    async fn replacement(
-        &mut self,
-        inbox: &mut mpsc::Receiver<Mail>,
-    ) -> Option<(Box<Link>, Box<Caller>)> {
-        self.lose_link(Stage::Replaced);
-        let until = Instant::now() + REPLACEMENT_WAIT;
-        let mut look = tokio::time::interval(LOOK_INTERVAL);
-        let stop = self.hub.stop.clone();
-        let mut out = Outbox::default();
-        loop {
-            let mail = tokio::select! {
-                mail = tokio::time::timeout_at(until, inbox.recv()) => mail.ok().flatten()?,
-                _ = look.tick() => {
-                    if identity::is_alive(self.caller.report.identity.as_deref()) == Some(false) {
-                        return None;
-                    }
-                    continue;
-                }
-                () = stop.cancelled() => return None,
-            };
-            self.mail(mail, &mut out);
-            if self.next.is_some() {
-                return self.next.take();
-            }
-        }
+    /// Whether the process may have a debug server again.
+    fn may_come_back(&self) -> bool {
+        self.replaced || self.dormancy.agent.is_some()
+    }
+
+    /// Whether the process lives, where that can be known.
+    fn is_alive(&self) -> Option<bool> {
+        identity::is_alive(self.caller.report.identity.as_deref())
+    }
+
+    /// Whether it owes an answer to anybody else than the daemon.
+    fn owes_answers(&self) -> bool {
+        let is_own = |pending: &Pending| matches!(pending, Pending::Own | Pending::Name);
+        !self.pending.values().all(is_own)
     }
 
     /// The connection is gone: what is under way is answered, and no thread is stopped any more.
@@ -548,8 +632,10 @@ impl Session {
     fn publish(&self) {
         let clients = self.watchers.len();
         let state = match self.stage {
+            Stage::Dormant => State::Dormant,
             Stage::Ended => State::Ended,
             Stage::Replaced => State::Starting,
+            Stage::Waiting if self.has_run => State::Running,
             Stage::Waiting => State::Held,
             Stage::Released if self.threads.any_stopped() => State::Stopped,
             Stage::Released => State::Running,
@@ -604,11 +690,19 @@ impl Peer for Session {
             }
             Mail::Ask(message, reply) => {
                 let asker = Asker::verb(reply, message.name());
-                self.on_ask(asker, &message, out);
+                if self.stage == Stage::Dormant {
+                    self.ask_later(asker, Question::Request(message));
+                } else {
+                    self.on_ask(asker, &message, out);
+                }
             }
             Mail::AskGuard(function, argument, reply) => {
                 let asker = Asker::verb(reply, function);
-                self.ask_guard(function, &argument, asker, out);
+                if self.stage == Stage::Dormant {
+                    self.ask_later(asker, Question::Guard(function, argument));
+                } else {
+                    self.ask_guard(function, &argument, asker, out);
+                }
             }
             // Who has given up misses nothing.
             Mail::Output(reply) => drop(reply.send(self.output.events())),
@@ -616,6 +710,8 @@ impl Peer for Session {
             Mail::Detach => self.detach(out),
             Mail::Locate(reply) => self.locate(reply, out),
             Mail::Reconnected(link, caller) => self.next = Some((link, caller)),
+            Mail::Agent(agent, caller) => self.on_agent(agent, *caller),
+            Mail::FromAgent(number, what) => self.on_agent_mail(number, what),
         }
     }
 
@@ -625,6 +721,7 @@ impl Peer for Session {
             self.waiting_until(),
             self.look_for_room(),
             self.naming_until(),
+            self.idle_until(),
         ];
         looks.into_iter().flatten().min()
     }
@@ -632,13 +729,15 @@ impl Peer for Session {
     fn expired(&mut self, out: &mut Outbox) {
         self.expire(out);
         self.look_for_name(out);
+        self.leave_if_idle();
     }
 
     fn hold(&mut self) -> Option<Instant> {
+        self.look_idle();
         self.wait_for_room()
     }
 
     fn finished(&self) -> bool {
-        self.goodbye || self.next.is_some()
+        self.goodbye || self.is_over || self.next.is_some()
     }
 }

@@ -146,12 +146,17 @@ impl Naming {
 }
 
 impl Session {
-    /// The process says anew who it is.
-    pub(super) fn on_report(&mut self, event: &Message) {
+    /// The process says anew who it is, by its guard.
+    pub(super) fn on_report_event(&mut self, event: &Message) {
         let Ok(fresh) = event.decode::<Report>() else {
             tracing::warn!(session = %self.handle.id, "a report of the guard cannot be read");
             return;
         };
+        self.on_report(fresh);
+    }
+
+    /// The process says anew who it is.
+    pub(super) fn on_report(&mut self, fresh: Report) {
         // What else it says was settled when it was greeted; null is what it does not know.
         let report = &mut self.caller.report;
         report.name = fresh.name.or(report.name.take());

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::asker::{Asker, Owner};
 use super::requests::Pending;
-use super::{Placed, Session, Stage};
+use super::{Placed, Session};
 use crate::breakpoints::{Changed, Configuration, Lines, Merged, union};
 use crate::wire::{Message, Outbox};
 
@@ -25,7 +25,7 @@ pub(super) struct Union {
 impl Session {
     /// Somebody sets breakpoints: its own are replaced, and the process gets the new union.
     pub(super) fn configure(&mut self, asker: Asker, message: &Message, out: &mut Outbox) {
-        let is_replaced = self.stage == Stage::Replaced;
+        let is_linked = self.is_linked();
         let Some(configuration) = self.configuration(asker.owner()) else {
             return asker.lost();
         };
@@ -34,7 +34,7 @@ impl Session {
             Ok(changed) => {
                 let ids = configuration.breakpoints(&changed).iter();
                 let ids: Vec<i64> = ids.map(|breakpoint| breakpoint.id).collect();
-                if is_replaced {
+                if !is_linked {
                     let verdicts = ids
                         .into_iter()
                         .map(|id| unverified(id, "the process is being replaced"))

@@ -129,7 +129,7 @@ impl Session {
                 self.configure(asker, message, out);
             }
             "debugpySystemInfo" => asker.succeed(self.system_info()),
-            _ if self.stage == Stage::Replaced => {
+            _ if !self.is_linked() => {
                 asker
                     .fail("the process is being replaced (exec), and cannot be asked anything now");
             }
@@ -189,7 +189,7 @@ impl Session {
         if !self.caller.report.guarded {
             return asker.fail("the guard is not in this process, which did not let it in");
         }
-        if self.stage == Stage::Replaced || self.pending.len() >= MAX_PENDING {
+        if !self.is_linked() || self.pending.len() >= MAX_PENDING {
             return asker.fail("the process cannot be asked anything now; try again");
         }
         self.questions += 1;
@@ -289,7 +289,7 @@ impl Session {
     /// Ends the process, for all.
     pub(super) fn terminate(&mut self, out: &mut Outbox) {
         self.terminating = true;
-        if !matches!(self.stage, Stage::Ended | Stage::Replaced) {
+        if self.is_linked() {
             tracing::info!(session = %self.handle.id, "a client ends the process");
             let arguments = json!({ "terminateDebuggee": true });
             self.ask(Message::request("disconnect", arguments), Pending::Own, out);
@@ -401,7 +401,7 @@ impl Session {
     }
 
     /// The process is gone, and with it the answer.
-    pub(super) fn answer_lost(&self, pending: Pending) {
+    pub(super) fn answer_lost(&mut self, pending: Pending) {
         match pending {
             Pending::Asked(asker)
             | Pending::AskedResume(asker)
@@ -411,7 +411,7 @@ impl Session {
                 ..
             }) => asker.lost(),
             Pending::Attach(Some(client)) if self.stage == Stage::Replaced => {
-                self.tell_joined(client)
+                self.tell_joined(client);
             }
             _ => {}
         }

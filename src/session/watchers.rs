@@ -38,6 +38,8 @@ pub const OUTPUT_HISTORY: usize = 64 * 1024;
 pub(super) struct Watcher {
     pub(super) client: Arc<client::Handle>,
     pub(super) attach: Arc<client::Attach>,
+    /// It has been told that its configuration may begin.
+    told: bool,
     /// Its `configurationDone` has come: it has the snapshot and gets what happens.
     pub(super) configured: bool,
     /// What it has set.
@@ -126,23 +128,49 @@ impl Session {
         self.watchers.push(Watcher {
             client,
             attach,
+            told: false,
             configured: false,
             configuration: Configuration::default(),
             joined: Instant::now(),
             lags_since: None,
             lost: 0,
         });
-        if self.stage == Stage::Replaced || !self.adopt_options(id, out) {
+        if self.stage == Stage::Dormant {
+            // It is told when pydevd is there.
+            self.want();
+        } else if self.stage == Stage::Replaced || !self.adopt_options(id, out) {
             self.tell_joined(id);
         }
         self.publish();
     }
 
     /// The client's configuration may begin.
-    pub(super) fn tell_joined(&self, client: ClientId) {
-        if let Some(watcher) = self.watcher(client) {
-            watcher.client.tell(self.handle.id, FromSession::Joined);
+    pub(super) fn tell_joined(&mut self, client: ClientId) {
+        let session = self.handle.id;
+        let mut watchers = self.watchers.iter_mut();
+        if let Some(watcher) = watchers.find(|watcher| watcher.client.id == client) {
+            watcher.told = true;
+            watcher.client.tell(session, FromSession::Joined);
         }
+    }
+
+    /// The same for all who wait for it.
+    pub(super) fn tell_all_joined(&mut self) {
+        let waiting = self.watchers.iter().filter(|watcher| !watcher.told);
+        let waiting: Vec<ClientId> = waiting.map(|watcher| watcher.client.id).collect();
+        for client in waiting {
+            self.tell_joined(client);
+        }
+    }
+
+    /// Whether a client is expected to come.
+    pub(super) fn is_expected(&self) -> bool {
+        self.reservations.iter().any(|expected| !expected.given_up)
+    }
+
+    /// Whether user code is to wait for an IDE.
+    pub(super) fn asks_to_wait(&self) -> bool {
+        self.caller.report.asks_to_wait() || self.hub.config.wait_for_ide
     }
 
     /// Keeps user code waiting for a client, if it is one that comes.
@@ -165,10 +193,17 @@ impl Session {
 
     /// A client was told of the process.
     pub(super) fn expect(&mut self, client: Arc<client::Handle>, out: &mut Outbox) {
-        if self.stage == Stage::Waiting {
-            self.reserve(client);
-            self.try_release(out);
-            self.publish();
+        match self.stage {
+            Stage::Waiting => {
+                self.reserve(client);
+                self.try_release(out);
+                self.publish();
+            }
+            Stage::Dormant => {
+                self.reserve(client);
+                self.want();
+            }
+            Stage::Released | Stage::Replaced | Stage::Ended => {}
         }
     }
 
@@ -202,7 +237,7 @@ impl Session {
         };
         let watcher = self.watchers.remove(position);
         tracing::info!(session = %self.handle.id, %client, "client left");
-        if !matches!(self.stage, Stage::Ended | Stage::Replaced) {
+        if self.is_linked() {
             for changed in watcher.configuration.everything() {
                 self.send_union(changed, None, out);
             }
@@ -376,11 +411,11 @@ impl Session {
             return;
         }
         let someone = self.live().next().is_some();
-        let coming = self.reservations.iter().any(|expected| !expected.given_up)
+        let coming = self.is_expected()
             || self.watchers.iter().any(|watcher| {
                 !watcher.configured && watcher.joined.elapsed() < CONFIGURATION_WAIT
             });
-        let held = self.caller.report.asks_to_wait() || self.hub.config.wait_for_ide;
+        let held = self.asks_to_wait();
         let released =
             self.caller.report.is_helper() || !coming && (someone || self.was_in_view || !held);
         if released {

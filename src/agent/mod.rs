@@ -1,0 +1,254 @@
+//! The agent: the small Python package inside a process, and the task that owns its connection to the daemon.
+//!
+//! It says who its process is, and sleeps. Its session wakes it when somebody wants to look: then pydevd connects, on a
+//! connection of its own, which the agent announces.
+//! This module knows nothing of clients, and nothing of what a debug server says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::hub::Hub;
+use crate::link::Link;
+use crate::pump::{End, Peer, last_flush, pump};
+use crate::session::{self, Caller, Report, SessionId};
+use crate::wire::{Error, Kind, Message, Outbox};
+
+/// The most mails that wait for one agent: it is told little, and does it at once.
+pub const INBOX: usize = 16;
+
+/// What a process says first: who it is.
+#[derive(Debug, Deserialize)]
+pub struct Hello {
+    role: Role,
+    pid: u32,
+    ppid: Option<u32>,
+    /// The id that the process has given itself, and keeps over connections.
+    session: Option<SessionId>,
+    /// The id of the process that started it, through whatever shells.
+    parent: Option<SessionId>,
+    /// How it has come to be.
+    #[serde(default)]
+    how: How,
+}
+
+/// Who says hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// The agent, which stays.
+    Agent,
+    /// A debug server that the agent announces: what follows is pydevd's.
+    DebugServer,
+}
+
+/// How a process that says hello has come to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// It was started.
+    #[default]
+    Start,
+    /// It was forked.
+    Fork,
+    /// Another program has taken its place.
+    Exec,
+    /// It has lost its daemon, or that one has let it wait.
+    Reconnect,
+}
+
+impl Hello {
+    /// Reads the request `dbgproxy/hello`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn read(message: &Message) -> Result<(Role, Caller), Error> {
+        let hello: Hello = message.decode()?;
+        // What else it says, it says as the guard does.
+        let report: Report = message.decode()?;
+        let caller = Caller {
+            pid: hello.pid,
+            ppid: hello.ppid,
+            session: hello.session,
+            parent: hello.parent,
+            how: hello.how,
+            system_info: "{}".into(),
+            report,
+        };
+        Ok((hello.role, caller))
+    }
+}
+
+/// What a session has of its agent.
+#[derive(Clone)]
+pub struct Handle {
+    /// Which connection: a number that is never used again.
+    pub number: u64,
+    inbox: mpsc::Sender<Mail>,
+}
+
+impl Handle {
+    /// Tells it something; false if it is gone, or does not listen.
+    pub fn tell(&self, mail: Mail) -> bool {
+        self.inbox.try_send(mail).is_ok()
+    }
+}
+
+/// What a session tells its agent.
+#[derive(Debug)]
+pub enum Mail {
+    /// The answer to its hello: its session, and whether it is to connect pydevd before user code runs.
+    Welcome(SessionId, bool),
+    /// It is to connect pydevd, while the program runs.
+    Activate,
+    /// It is to take pydevd out again.
+    Deactivate,
+    /// Its session has no use for it: it may try again.
+    Close,
+}
+
+/// What an agent tells its session.
+#[derive(Debug)]
+pub enum FromAgent {
+    /// Its process has another name or other variables now.
+    Report(Box<Report>),
+    /// pydevd could not be connected, and why.
+    Failed(String),
+    /// The process ends; with its code, if that is known.
+    Exiting(Option<i64>),
+    /// The connection has ended.
+    Gone,
+}
+
+/// One agent's connection.
+struct Agent {
+    number: u64,
+    session: Arc<session::Handle>,
+    /// The number of its hello, until it is answered.
+    hello: Option<i64>,
+    /// By our number, what it was asked.
+    asked: HashMap<i64, &'static str>,
+    finished: bool,
+    /// Keeps the inbox open.
+    _handle: Handle,
+}
+
+/// Serves an agent that has said hello; the task of one connection.
+pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, seq: i64, caller: Caller) {
+    let (tx, mut inbox) = mpsc::channel(INBOX);
+    let handle = Handle {
+        number: hub.next_order(),
+        inbox: tx,
+    };
+    let session = session::for_agent(&hub, &handle, caller);
+    // A place in the session's inbox that is kept for the goodbye.
+    let Ok(goodbye) = session.inbox.clone().try_reserve_owned() else {
+        tracing::debug!(session = %session.id, "an agent's session has ended already");
+        return;
+    };
+    let mut agent = Agent {
+        number: handle.number,
+        session,
+        hello: Some(seq),
+        asked: HashMap::new(),
+        finished: false,
+        _handle: handle,
+    };
+    let end = pump(&mut agent, &mut link, &mut inbox, &hub.stop).await;
+    if matches!(end, End::Stopped) {
+        last_flush(&mut link).await;
+    }
+    tracing::debug!(?end, "the agent's connection ended");
+    goodbye.send(session::Mail::FromAgent(agent.number, FromAgent::Gone));
+}
+
+impl Agent {
+    fn tell(&self, what: FromAgent) {
+        let mail = session::Mail::FromAgent(self.number, what);
+        if self.session.inbox.try_send(mail).is_err() {
+            tracing::warn!(session = %self.session.id, "a session does not take what its agent says");
+        }
+    }
+
+    fn ask(&mut self, command: &'static str, out: &mut Outbox) {
+        let seq = out.send(&Message::request(command, json!({})));
+        self.asked.insert(seq, command);
+    }
+
+    fn on_event(&self, event: &Message) {
+        let body: Value = event.decode().unwrap_or_default();
+        match event.name() {
+            "dbgproxy/report" => match Report::deserialize(&body) {
+                Ok(report) => self.tell(FromAgent::Report(Box::new(report))),
+                Err(error) => {
+                    tracing::warn!(session = %self.session.id, %error, "an agent's report cannot be read");
+                }
+            },
+            "dbgproxy/activationFailed" => {
+                let why = body["message"]
+                    .as_str()
+                    .unwrap_or("the agent does not say why");
+                self.tell(FromAgent::Failed(why.to_owned()));
+            }
+            "dbgproxy/exiting" => self.tell(FromAgent::Exiting(body["exitCode"].as_i64())),
+            name => {
+                tracing::debug!(session = %self.session.id, name, "an event that no agent sends")
+            }
+        }
+    }
+}
+
+impl Peer for Agent {
+    type Mail = Mail;
+
+    fn message(&mut self, message: Message, out: &mut Outbox) {
+        match message.kind() {
+            Kind::Event => self.on_event(&message),
+            Kind::Response => {
+                let asked = self.asked.remove(&message.request_seq());
+                if asked == Some("dbgproxy/activate") && !message.success() {
+                    let why = message.message();
+                    let why = why.unwrap_or_else(|| "the agent does not say why".into());
+                    self.tell(FromAgent::Failed(why));
+                }
+            }
+            // The debuggee is not trusted.
+            Kind::Request => {
+                let why = "an agent says hello once, and asks for nothing else";
+                out.send(&Message::failure(message.seq(), message.name(), why));
+            }
+        }
+    }
+
+    fn malformed(&mut self, error: &Error, _out: &mut Outbox) {
+        tracing::warn!(session = %self.session.id, %error, "an agent sent something that is left out");
+    }
+
+    fn mail(&mut self, mail: Mail, out: &mut Outbox) {
+        match mail {
+            Mail::Welcome(session, activate) => {
+                if let Some(seq) = self.hello.take() {
+                    let body = json!({ "session": session, "activate": activate });
+                    out.send(&Message::response(seq, "dbgproxy/hello", body));
+                }
+            }
+            Mail::Activate => self.ask("dbgproxy/activate", out),
+            Mail::Deactivate => self.ask("dbgproxy/deactivate", out),
+            Mail::Close => self.finished = true,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn expired(&mut self, _out: &mut Outbox) {}
+
+    fn finished(&self) -> bool {
+        self.finished
+    }
+}
