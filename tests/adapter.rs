@@ -81,7 +81,7 @@ impl Scene {
     }
 
     fn client(&self) -> Start {
-        Client::start(&self.daemon)
+        Client::of_process(&self.daemon)
     }
 
     /// A client that is stopped at the line with this marker: it, the thread and its innermost frame.

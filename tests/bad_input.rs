@@ -21,7 +21,7 @@ struct Witness {
 
 impl Witness {
     async fn new(daemon: &Daemon, arguments: &Value) -> Self {
-        let client = Client::start(daemon)
+        let client = Client::of_process(daemon)
             .named("witness")
             .arguments(arguments)
             .breakpoints(PATH, &[3])
@@ -57,7 +57,7 @@ async fn scene(daemon: &Daemon) -> (DebugServer, Witness, Client) {
     let server = DebugServer::new(5_000_000).connect(daemon).await;
     server.released().await;
     let witness = Witness::new(daemon, &json!({})).await;
-    let client = Client::start(daemon).named("bad").attached().await;
+    let client = Client::of_process(daemon).named("bad").attached().await;
     (server, witness, client)
 }
 
@@ -219,7 +219,7 @@ async fn a_broken_frame_ends_the_connection_with_one_line() {
         long.as_bytes(),
     ] {
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(30)]).into_owned();
-        let mut client = Client::start(&daemon).named("bad").attached().await;
+        let mut client = Client::of_process(&daemon).named("bad").attached().await;
         let before = warnings(&daemon);
         client.send_bytes(bytes).await;
         client.closed().await;
@@ -729,7 +729,7 @@ async fn configuration_done_counts_once() {
     let server = DebugServer::new(5_000_000).connect(&daemon).await;
     server.released().await;
     let mut client = Client::start(&daemon).connected().await;
-    let attach = client.send("attach", json!({})).await;
+    let attach = client.send("attach", json!({ "view": "process" })).await;
     client.initialized(attach).await;
     let first = client.send("configurationDone", Value::Null).await;
     let second = client.send("configurationDone", Value::Null).await;
@@ -750,7 +750,10 @@ async fn configuration_done_counts_once() {
 async fn two_processes(daemon: &Daemon) -> (DebugServer, Client, DebugServer, Witness) {
     let bad = DebugServer::new(5_000_000).connect(daemon).await;
     bad.released().await;
-    let client = Client::start(daemon).named("of the bad").attached().await;
+    let client = Client::of_process(daemon)
+        .named("of the bad")
+        .attached()
+        .await;
     let good = DebugServer::new(5_000_001).connect(daemon).await;
     good.released().await;
     let witness = Witness::new(daemon, &json!({ "subProcessId": 5_000_001 })).await;
@@ -911,7 +914,7 @@ async fn an_answer_that_comes_twice_is_passed_on_once() {
     let daemon = Daemon::start().await;
     let server = DebugServer::new(5_000_000).connect(&daemon).await;
     server.released().await;
-    let mut client = Client::start(&daemon).attached().await;
+    let mut client = Client::of_process(&daemon).attached().await;
     server.on("evaluate", |_| Answer::Silence);
     let seq = client.send("evaluate", json!({ "expression": "1" })).await;
     // The guard's own request was the first.

@@ -47,6 +47,36 @@ fn has_no_null_body(client: &Client) {
     assert_eq!(bad, None);
 }
 
+/// The view's thread of the process with this number, which its name has.
+async fn thread_of(client: &mut Client, pid: i64) -> i64 {
+    let threads = client.threads().await;
+    let named = threads
+        .iter()
+        .find(|(_, name)| name.contains(&pid.to_string()));
+    *named
+        .unwrap_or_else(|| panic!("no thread of {pid}: {threads:?}"))
+        .0
+}
+
+/// Children of the process come to a client that has all in its one session: they run at once, with its breakpoints,
+/// and are there as threads.
+async fn children_join(daemon: &Daemon, client: &mut Client, parent: i64) -> Vec<DebugServer> {
+    let mut children = Vec::new();
+    for pid in [parent + 1, parent + 2] {
+        let child = DebugServer::new(pid).parent(parent).connect(daemon).await;
+        child.released().await;
+        assert!(child.reach(PATH, 3));
+        let stopped = client.stopped_at(3).await;
+        assert_eq!(stopped.thread, thread_of(client, pid).await);
+        client.continue_(stopped.thread).await;
+        children.push(child);
+    }
+    assert_eq!(daemon.log().matches("not attach").count(), 0);
+    client.no_more("debugpyAttach").await;
+    client.no_more("startDebugging").await;
+    children
+}
+
 /// A child of the process comes, and runs although nobody attaches to it; so does the next.
 async fn children_run_on(daemon: &Daemon, parent: i64) -> Vec<DebugServer> {
     let mut children = Vec::new();
@@ -475,26 +505,28 @@ async fn dap_mode() {
     .await;
     client.request("configurationDone", Value::Null).await;
     client.response(attach).await;
-    assert_eq!(client.event("process").await["systemProcessId"], 5_000_000);
 
-    // What it is told of its children it ignores; a request it would take for another.
-    let children = children_run_on(&daemon, 5_000_000).await;
-    for pid in [5_000_001, 5_000_002] {
-        let attach = client.event("debugpyAttach").await;
-        assert_eq!(attach["subProcessId"], pid);
-        assert_eq!(attach["request"], "attach");
+    let thread = thread_of(&mut client, 5_000_000).await;
+    let children = children_join(&daemon, &mut client, 5_000_000).await;
+    assert!(server.reach(PATH, 3));
+    assert_eq!(client.stopped_at(3).await.thread, thread);
+    client.step("next", thread).await;
+    assert_eq!(client.stopped().await.reason, "step");
+    client.continue_(thread).await;
+    // Its end is that of a thread; the session lives until the client closes it without a word.
+    server.finish();
+    let exited = |body: &Value| body["reason"] == "exited" && body["threadId"] == thread;
+    client.event_where("thread", exited).await;
+    assert_eq!(client.threads().await.len(), 2);
+    client.no_more("terminated").await;
+    client.kill();
+    for child in &children {
+        child.breakpoints_where(PATH, <[Value]>::is_empty).await;
         assert_eq!(
-            attach["connect"],
-            json!({ "host": "127.0.0.1", "port": daemon.address.port() })
+            (child.count("disconnect"), child.count("terminate")),
+            (0, 0)
         );
     }
-    assert!(server.reach(PATH, 3));
-    let stopped = client.stopped().await;
-    client.continue_(stopped.thread).await;
-    server.finish();
-    client.event("terminated").await;
-    client.kill();
-    drop(children);
 }
 
 // Kate, Helix, and the library.
@@ -521,24 +553,29 @@ async fn kate() {
         .await;
     kate.initialized(attach).await;
 
-    // Nobody waits while it waits for its user: another client does all that it has to do, and processes start.
-    let mut other = Client::start(&daemon)
+    // Nobody waits while it waits for its user: another client does all that it has to do.
+    let mut other = Client::of_process(&daemon)
         .named("other")
         .breakpoints(PATH, &[3])
         .attached()
         .await;
     assert!(server.reach(PATH, 3));
-    let stopped = other.stopped_at(3).await;
-    let _next = process(&daemon, 5_000_001).await;
+    other.stopped_at(3).await;
+    // A process that comes now waits for what the user is about to set.
+    let next = DebugServer::new(5_000_001).connect(&daemon).await;
+    next.received("attach").await;
     kate.threads().await;
+    assert!(!next.is_released());
 
     let (command, arguments) = set_breakpoints(&[3, 5]);
     kate.request(command, arguments).await;
     kate.request("configurationDone", Value::Null).await;
     kate.response(attach).await;
+    next.released().await;
+    assert_eq!(next.breakpoints(PATH).len(), 2);
     // It has missed the stop, and is told of it.
-    assert_eq!(kate.stopped().await.thread, stopped.thread);
-    let thread = stopped.thread;
+    let thread = kate.stopped().await.thread;
+    assert_eq!(thread, thread_of(&mut kate, 5_000_000).await);
     let stack = kate
         .request(
             "stackTrace",
@@ -591,8 +628,7 @@ async fn helix() {
     client.request(command, arguments).await;
     client.request("configurationDone", Value::Null).await;
     client.response(attach).await;
-    let children = children_run_on(&daemon, 5_000_000).await;
-    client.no_more("startDebugging").await;
+    let children = children_join(&daemon, &mut client, 5_000_000).await;
 
     assert!(server.reach(PATH, 3));
     let stopped = client.stopped().await;

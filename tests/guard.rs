@@ -201,7 +201,7 @@ async fn a_daemon_that_is_killed_while_a_program_is_stopped() {
     for python in Python::all() {
         eprintln!("{python}");
         let daemon = Daemon::start().await;
-        let client = Client::start(&daemon).breakpoints(script.path(), &[line]);
+        let client = Client::of_process(&daemon).breakpoints(script.path(), &[line]);
         let waiting = client.waiting().await;
         let program = python.debug(&daemon, &script, &[]);
         let mut client = waiting.attached().await;
@@ -219,7 +219,7 @@ async fn a_daemon_that_is_asked_to_stop_while_a_program_is_stopped() {
     let line = script.line("# BREAK");
     let daemon = Daemon::with(&["--wait-for-ide"]).await;
     let program = Python::newest().debug(&daemon, &script, &[]);
-    let mut client = Client::start(&daemon)
+    let mut client = Client::of_process(&daemon)
         .breakpoints(script.path(), &[line])
         .attached()
         .await;

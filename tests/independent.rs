@@ -96,7 +96,7 @@ async fn three_clients_wait_each_for_its_own_program() {
         let scripts = scripts();
         let mut waiting = Vec::new();
         for (name, script) in NAMES.iter().zip(&scripts) {
-            let client = Client::start(&daemon)
+            let client = Client::of_process(&daemon)
                 .named(name)
                 .arguments(&json!({ "sessions": format!("name={name}") }))
                 .breakpoints(script.path(), &[script.line("# BREAK")]);
@@ -126,7 +126,7 @@ async fn three_clients_wait_for_the_first_program_and_share_it() {
     let scripts = scripts();
     let mut waiting = Vec::new();
     for name in NAMES {
-        let mut client = Client::start(&daemon).named(name);
+        let mut client = Client::of_process(&daemon).named(name);
         for script in &scripts {
             client = client.breakpoints(script.path(), &[script.line("# BREAK")]);
         }

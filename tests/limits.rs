@@ -91,7 +91,7 @@ async fn small(daemon: &Daemon) -> Client {
 
 async fn attach(client: &mut Client) {
     client.initialize(&json!({})).await;
-    let attach = client.send("attach", json!({})).await;
+    let attach = client.send("attach", json!({ "view": "process" })).await;
     client.initialized(attach).await;
     client.request("configurationDone", Value::Null).await;
     client.response(attach).await;
@@ -109,7 +109,7 @@ async fn a_client_that_does_not_read_is_closed_and_nobody_else_notices() {
     let mut deaf = small(&daemon).await;
     deaf.rename("deaf");
     attach(&mut deaf).await;
-    let mut client = Client::start(&daemon).attached().await;
+    let mut client = Client::of_process(&daemon).attached().await;
 
     // Nothing of this may be left out, so that at some point there is no room for it.
     let text = "x".repeat(2000);
@@ -150,7 +150,7 @@ async fn a_slow_client_loses_output_is_told_how_much_and_loses_nothing_else() {
     let mut slow = small(&daemon).await;
     slow.rename("slow");
     attach(&mut slow).await;
-    let mut quick = Client::start(&daemon).named("quick").attached().await;
+    let mut quick = Client::of_process(&daemon).named("quick").attached().await;
 
     // It asks a lot, and then does not read for a while.
     let mut owed = Vec::new();
@@ -233,8 +233,8 @@ async fn a_flood_of_requests_is_refused_at_the_bound() {
     let daemon = Daemon::start().await;
     let server = DebugServer::new(5_000_000).connect(&daemon).await;
     server.released().await;
-    let mut client = Client::start(&daemon).named("flood").attached().await;
-    let mut other = Client::start(&daemon).named("other").attached().await;
+    let mut client = Client::of_process(&daemon).named("flood").attached().await;
+    let mut other = Client::of_process(&daemon).named("other").attached().await;
     server.on("evaluate", |_| Answer::Silence);
     for _ in 0..REQUESTS {
         client.send("evaluate", json!({ "expression": "1" })).await;
@@ -368,7 +368,7 @@ async fn thousands_come_and_go_and_nothing_is_left_of_them() {
                 read.expect("the daemon answers");
             }
         }
-        let mut client = Client::start(&daemon)
+        let mut client = Client::of_process(&daemon)
             .breakpoints(PATH, &[3])
             .attached()
             .await;
@@ -409,11 +409,16 @@ async fn a_daemon_that_is_stopped_says_goodbye_to_all() {
     // One that waits, one that configures, one that has only introduced itself, and one that says nothing.
     let mut waiting = Client::start(&daemon).connected().await;
     waiting
-        .send("attach", json!({ "sessions": "name=nobody" }))
+        .send(
+            "attach",
+            json!({ "view": "process", "sessions": "name=nobody" }),
+        )
         .await;
     waiting.event("debugpyWaitingForServer").await;
     let mut configuring = Client::start(&daemon).connected().await;
-    let attach = configuring.send("attach", json!({})).await;
+    let attach = configuring
+        .send("attach", json!({ "view": "process" }))
+        .await;
     configuring.initialized(attach).await;
     clients.extend([waiting, configuring]);
     let mut introduced = Client::start(&daemon).connected().await;

@@ -156,7 +156,7 @@ async fn a_breakpoint_stops_in_every_worker_of_a_plain_client() {
         eprintln!("{python}");
         let daemon = daemon(&[]).await;
         let (path, line) = place();
-        let waiting = Client::start(&daemon)
+        let waiting = Client::of_process(&daemon)
             .named("main")
             .breakpoints(&path, &[line])
             .waiting()
@@ -188,7 +188,7 @@ async fn two_clients_see_one_stop_and_a_killed_one_comes_back_to_it() {
     let daemon = daemon(&["--wait-for-ide"]).await;
     let (path, line) = place();
     let program = program(Python::newest(), &daemon);
-    let mut main = Client::start(&daemon).named("main").attached().await;
+    let mut main = Client::of_process(&daemon).named("main").attached().await;
     let first = main.event("debugpyAttach").await;
     let ide = |name: &str, configuration: &Value| {
         Client::start(&daemon)

@@ -34,7 +34,8 @@ const [port, path, line] = [Number(process.argv[2]), process.argv[3], Number(pro
     const { body: { breakpoints } } = await client.setBreakpointsRequest({
         source: { path }, breakpoints: [{ line }],
     });
-    assert.deepStrictEqual(breakpoints.map(({ verified, line }) => ({ verified, line })), [{ verified: true, line }]);
+    // It is verified when a process has verified it, and one may be still to come.
+    assert.deepStrictEqual(breakpoints.length, 1);
     await client.setExceptionBreakpointsRequest({ filters: ['uncaught'] });
 
     let stopped = client.assertStoppedLocation('breakpoint', { path, line });
@@ -42,7 +43,8 @@ const [port, path, line] = [Number(process.argv[2]), process.argv[3], Number(pro
     await attached;
     const { body: { stackFrames } } = await stopped;
     const { body: { threads } } = await client.threadsRequest();
-    assert.deepStrictEqual(threads.map(({ name }) => name), ['MainThread']);
+    // It has no child sessions: all processes are in this one, as threads.
+    assert.deepStrictEqual(threads.map(({ name }) => name), ['script.py · MainThread']);
     const [{ id: threadId }] = threads;
     const [{ id: frameId, name }] = stackFrames;
     assert.strictEqual(name, 'add');
@@ -60,9 +62,11 @@ const [port, path, line] = [Number(process.argv[2]), process.argv[3], Number(pro
     await client.stepOutRequest({ threadId });
     assert.strictEqual((await stopped).body.reason, 'step');
 
-    const terminated = client.waitForEvent('terminated');
+    const exited = new Promise((resolve) => client.on('thread', ({ body }) => {
+        if (body.reason === 'exited' && body.threadId === threadId) { resolve(); }
+    }));
     await client.continueRequest({ threadId });
-    await terminated;
+    await exited;
     await client.disconnectRequest({});
     console.log('done');
     process.exit(0);

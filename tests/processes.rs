@@ -192,7 +192,7 @@ async fn a_program_may_be_a_script_a_module_a_text_or_connect_by_itself() {
                 std::fs::write(script.path(), source).expect("it can be written to");
             }
             let mut program = Program::start(command);
-            let mut client = Client::start(&daemon)
+            let mut client = Client::of_process(&daemon)
                 .breakpoints(script.directory().join("child.py"), &[line])
                 .attached()
                 .await;
@@ -228,7 +228,7 @@ os.execv(sys.executable, [sys.executable, 'child.py'])
         eprintln!("{python}");
         let daemon = Daemon::with(&["--wait-for-ide"]).await;
         let mut program = python.debug(&daemon, &script, &[]);
-        let mut client = Client::start(&daemon)
+        let mut client = Client::of_process(&daemon)
             .breakpoints(script.path(), &[first])
             .breakpoints(script.directory().join("child.py"), &[second])
             .attached()
@@ -280,7 +280,7 @@ print('ends')
         eprintln!("{python}");
         let daemon = Daemon::with(&["--wait-for-ide"]).await;
         let mut program = python.debug(&daemon, &script, &[]);
-        let mut client = Client::start(&daemon)
+        let mut client = Client::of_process(&daemon)
             .breakpoints(script.path(), &[line])
             .attached()
             .await;
@@ -314,7 +314,7 @@ async fn an_exec_of_something_else_ends_the_session() {
     // One ends by itself; the other goes on, and nobody can know that it is not Python.
     for words in [&["echo", "hello"][..], &["cat"]] {
         let mut program = Python::newest().debug(&daemon, &script, words);
-        let mut client = Client::start(&daemon).attached().await;
+        let mut client = Client::of_process(&daemon).attached().await;
         client.event("terminated").await;
         client.disconnect().await;
         assert_eq!(daemon.sessions(&[]).await, Vec::<Value>::new());
@@ -442,7 +442,7 @@ print('ends')
     let daemon = Daemon::with(&["--wait-for-ide"]).await;
     let program = Python::newest().debug(&daemon, &script, &[]);
     let by_pid = json!({ "processId": program.pid() });
-    let one = Client::start(&daemon).breakpoints(script.path(), &[line]);
+    let one = Client::of_process(&daemon).breakpoints(script.path(), &[line]);
     let mut one = one.attached().await;
     one.stopped_at(line).await;
     let other = Client::start(&daemon).arguments(&by_pid).attached();

@@ -40,7 +40,7 @@ impl Scene {
     }
 
     fn client(&self, name: &str) -> Start {
-        Client::start(&self.daemon).named(name)
+        Client::of_process(&self.daemon).named(name)
     }
 
     /// A breakpoint on a marked line, with whatever else belongs to it.
@@ -287,7 +287,7 @@ async fn an_observer_may_look_and_not_touch() {
     let mut controller = controller.attached().await;
     let stopped = controller.stopped_at(line).await;
 
-    let observer = Client::start(&scene.daemon).named("observer");
+    let observer = Client::of_process(&scene.daemon).named("observer");
     let mut observer = observer
         .arguments(&json!({ "role": "observer" }))
         .attached()
@@ -493,7 +493,7 @@ print('ends')
         program.printed("False\n").await;
         program.tell("go on").await;
 
-        let mut client = Client::start(&daemon).attached().await;
+        let mut client = Client::of_process(&daemon).attached().await;
         program.printed("False\nTrue\n").await;
         program.tell("go on").await;
         let stopped = client.stopped_at(script.line("# HERE")).await;

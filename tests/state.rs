@@ -12,7 +12,7 @@ const PATH: &str = "/srv/script.py";
 async fn debugged(daemon: &Daemon) -> (DebugServer, Client) {
     let server = DebugServer::new(5_000_000).connect(daemon).await;
     server.released().await;
-    let client = Client::start(daemon).named("first").attached().await;
+    let client = Client::of_process(daemon).named("first").attached().await;
     (server, client)
 }
 
@@ -69,7 +69,7 @@ async fn continue_while_running_is_answered_at_once() {
 async fn two_clients_press_continue() {
     let daemon = Daemon::start().await;
     let (server, mut first) = debugged(&daemon).await;
-    let mut second = Client::start(&daemon).named("second").attached().await;
+    let mut second = Client::of_process(&daemon).named("second").attached().await;
     for _ in 0..20 {
         server.stop_at(1, "breakpoint", &Value::Null);
         first.stopped().await;
@@ -92,7 +92,7 @@ async fn two_clients_press_continue() {
 async fn what_comes_while_a_continue_is_under_way() {
     let daemon = Daemon::start().await;
     let (server, mut first) = debugged(&daemon).await;
-    let mut second = Client::start(&daemon).named("second").attached().await;
+    let mut second = Client::of_process(&daemon).named("second").attached().await;
     server.stop_at(1, "breakpoint", &Value::Null);
     first.stopped().await;
     second.stopped().await;
@@ -229,7 +229,7 @@ async fn where_threads_stop_one_by_one_only_those_are_stepped() {
 async fn pause_of_a_stopped_process_tells_the_stop_again_to_who_asks() {
     let daemon = Daemon::start().await;
     let (server, mut client) = debugged(&daemon).await;
-    let mut other = Client::start(&daemon).named("other").attached().await;
+    let mut other = Client::of_process(&daemon).named("other").attached().await;
     server.stop_at(1, "exception", &json!({ "text": "ValueError" }));
     let stopped = client.stopped().await;
     other.stopped().await;
@@ -308,7 +308,10 @@ async fn a_newcomer_is_told_what_there_is_in_order() {
     server.stop_at(worker, "exception", &json!({ "text": "ValueError" }));
     let stopped = first.stopped().await;
 
-    let mut newcomer = Client::start(&daemon).named("newcomer").attached().await;
+    let mut newcomer = Client::of_process(&daemon)
+        .named("newcomer")
+        .attached()
+        .await;
     assert_eq!(newcomer.stopped().await.body, stopped.body);
     assert_eq!(
         told(&newcomer),
@@ -362,7 +365,7 @@ async fn a_newcomer_is_told_of_one_stop_where_all_threads_stop_together() {
         server.stop_at(thread, reason, &Value::Null);
         first.stopped().await;
     }
-    let mut newcomer = Client::start(&daemon).attached().await;
+    let mut newcomer = Client::of_process(&daemon).attached().await;
     let stopped = newcomer.stopped().await;
     assert_eq!((stopped.thread, &*stopped.reason), (worker, "step"));
     assert_eq!(stopped.body["allThreadsStopped"], true);
@@ -370,7 +373,7 @@ async fn a_newcomer_is_told_of_one_stop_where_all_threads_stop_together() {
 
     newcomer.continue_(worker).await;
     newcomer.event("continued").await;
-    let mut latest = Client::start(&daemon).attached().await;
+    let mut latest = Client::of_process(&daemon).attached().await;
     latest.no_more("stopped").await;
 }
 
@@ -399,7 +402,7 @@ async fn a_newcomer_is_told_of_every_stop_where_threads_stop_one_by_one() {
         .event_where("thread", |body| body["reason"] == "exited")
         .await;
 
-    let mut newcomer = Client::start(&daemon).attached().await;
+    let mut newcomer = Client::of_process(&daemon).attached().await;
     let stops = newcomer.events("stopped").await;
     let stops: Vec<(Option<i64>, &str)> = stops
         .iter()
@@ -452,7 +455,7 @@ async fn a_thread_that_has_ended_is_known_to_nobody() {
         assert!(why.contains(&format!("no thread {worker}")), "{why}");
         assert_eq!(server.count(command), before);
     }
-    let mut newcomer = Client::start(&daemon).attached().await;
+    let mut newcomer = Client::of_process(&daemon).attached().await;
     assert_eq!(
         newcomer.events("thread").await,
         [json!({ "reason": "started", "threadId": 1 })]
@@ -490,7 +493,7 @@ async fn each_request_is_answered_once_when_the_process_ends() {
     let (server, first) = debugged(&daemon).await;
     let mut clients = vec![first];
     for name in ["second", "third"] {
-        clients.push(Client::start(&daemon).named(name).attached().await);
+        clients.push(Client::of_process(&daemon).named(name).attached().await);
     }
     server.stop_at(1, "breakpoint", &Value::Null);
     for client in &mut clients {
@@ -558,7 +561,7 @@ async fn a_process_that_ends_while_a_client_configures_ends_its_attach_well() {
     let server = DebugServer::new(5_000_001).connect(&daemon).await;
     server.released().await;
     let mut client = Client::start(&daemon).connected().await;
-    let attach = client.send("attach", json!({})).await;
+    let attach = client.send("attach", json!({ "view": "process" })).await;
     client.initialized(attach).await;
     server.finish();
     assert_eq!(client.response(attach).await["success"], true);

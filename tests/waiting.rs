@@ -100,17 +100,17 @@ async fn wait_for_ide_holds_a_process_until_a_client_is_configured() {
 
     // One that leaves before it is configured is nobody.
     let mut client = Client::start(&daemon).connected().await;
-    nearly_attached(&mut client, json!({})).await;
+    nearly_attached(&mut client, json!({ "view": "process" })).await;
     client.disconnect().await;
     let mut client = Client::start(&daemon).connected().await;
-    nearly_attached(&mut client, json!({})).await;
+    nearly_attached(&mut client, json!({ "view": "process" })).await;
     client.kill();
     server.breakpoints_where(PATH, <[Value]>::is_empty).await;
     session(&mut bystander, 5_000_000, "held").await;
     assert!(!server.is_released());
 
     let mut client = Client::start(&daemon).connected().await;
-    let attach = nearly_attached(&mut client, json!({})).await;
+    let attach = nearly_attached(&mut client, json!({ "view": "process" })).await;
     client.threads().await;
     assert!(!server.is_released());
     configured(&mut client, attach).await;
@@ -142,7 +142,11 @@ async fn a_process_may_ask_to_wait_by_itself() {
     );
     assert!(!waiting.is_released());
     let mut client = Client::start(&daemon).connected().await;
-    let attach = nearly_attached(&mut client, json!({ "sessions": "name=patient" })).await;
+    let attach = nearly_attached(
+        &mut client,
+        json!({ "view": "process", "sessions": "name=patient" }),
+    )
+    .await;
     assert!(!waiting.is_released());
     configured(&mut client, attach).await;
     waiting.released().await;
@@ -154,7 +158,7 @@ async fn helper_processes_are_let_go_at_once() {
     let daemon = Daemon::with(&["--wait-for-ide"]).await;
     let mut root = tree(&daemon).attached().await;
     let mut waiting = Client::start(&daemon).connected().await;
-    let attach = waiting.send("attach", json!({})).await;
+    let attach = waiting.send("attach", json!({ "view": "process" })).await;
     waiting.event("debugpyWaitingForServer").await;
     let mut helpers = Vec::new();
     for (pid, helper) in [(5_000_001, "resource_tracker"), (5_000_002, "forkserver")] {
@@ -186,9 +190,12 @@ async fn a_client_that_waits_is_waited_for() {
         Client::start(&daemon).named("second").connected().await,
     );
     let attaches = (
-        first.send("attach", json!({})).await,
+        first.send("attach", json!({ "view": "process" })).await,
         second
-            .send("attach", json!({ "sessions": "pid=5000000" }))
+            .send(
+                "attach",
+                json!({ "view": "process", "sessions": "pid=5000000" }),
+            )
             .await,
     );
     first.event("debugpyWaitingForServer").await;
@@ -226,7 +233,7 @@ async fn a_client_that_waits_is_waited_for() {
 async fn a_client_that_goes_is_not_waited_for() {
     let daemon = Daemon::start().await;
     let mut first = Client::start(&daemon).named("first").connected().await;
-    let attach = first.send("attach", json!({})).await;
+    let attach = first.send("attach", json!({ "view": "process" })).await;
     first.event("debugpyWaitingForServer").await;
     let server = DebugServer::new(5_000_000).connect(&daemon).await;
     first.initialized(attach).await;
@@ -241,7 +248,7 @@ async fn a_late_client_that_configures_does_not_stop_the_process() {
     let server = DebugServer::new(5_000_000).connect(&daemon).await;
     server.released().await;
     let mut client = Client::start(&daemon).connected().await;
-    let attach = nearly_attached(&mut client, json!({})).await;
+    let attach = nearly_attached(&mut client, json!({ "view": "process" })).await;
     assert_eq!((server.count("pause"), server.count("disconnect")), (0, 0));
     configured(&mut client, attach).await;
     assert!(server.reach(PATH, 3));
@@ -287,7 +294,7 @@ async fn who_ignores_what_it_is_told_is_waited_for_once() {
     let daemon = Daemon::start().await;
     let parent = DebugServer::new(5_000_000).connect(&daemon).await;
     parent.released().await;
-    let mut client = Client::start(&daemon).named("deaf").attached().await;
+    let mut client = Client::of_process(&daemon).named("deaf").attached().await;
     let given_up = || daemon.log().matches("not attach").count();
     let first = DebugServer::new(5_000_001)
         .parent(5_000_000)
@@ -316,7 +323,7 @@ async fn grandchildren_are_told_to_the_clients_of_the_child() {
     let parent = DebugServer::new(5_000_000).connect(&daemon).await;
     parent.released().await;
     let own = json!({ "justMyCode": false, "host": "localhost", "port": daemon.address.port(), "name": "mine" });
-    let mut of_parent = Client::start(&daemon)
+    let mut of_parent = Client::of_process(&daemon)
         .named("of parent")
         .arguments(&own)
         .attached()
@@ -478,7 +485,10 @@ async fn the_children_of_helpers_belong_to_who_started_the_helper() {
     let daemon = Daemon::start().await;
     let main = DebugServer::new(5_000_000).connect(&daemon).await;
     main.released().await;
-    let mut client = Client::start(&daemon).named("of main").attached().await;
+    let mut client = Client::of_process(&daemon)
+        .named("of main")
+        .attached()
+        .await;
     let mut root = tree(&daemon).named("root").attached().await;
     assert_eq!(told_of(&mut root).await["subProcessId"], 5_000_000);
 

@@ -210,8 +210,7 @@ impl Client {
         let can_have_children = self.capabilities.supports_start_debugging_request;
         let view = match attach.view {
             ViewKind::Auto if can_have_children => ViewKind::Tree,
-            // The merged view is asked for by its name, until it has the control of groups that it needs.
-            ViewKind::Auto => ViewKind::Process,
+            ViewKind::Auto => ViewKind::Merged,
             view => view,
         };
         match attach.target {

@@ -51,6 +51,11 @@ impl Client {
         Start::new(to.into())
     }
 
+    /// The same for a client of one process, as all clients of debugpy's own adapter are.
+    pub fn of_process(to: impl Into<SocketAddr>) -> Start {
+        Start::new(to.into()).arguments(&json!({ "view": "process" }))
+    }
+
     /// Connects, and says nothing yet.
     pub async fn connect(to: impl Into<SocketAddr>) -> Self {
         let stream = within("a connection", TcpStream::connect(to.into())).await;
