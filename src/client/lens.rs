@@ -13,6 +13,13 @@ use serde_json::Value;
 /// The largest id that every client can keep: DAP's ids are 32 bits wide and positive.
 pub const MAX_ID: i64 = i32::MAX as i64;
 
+/// The most ids of one process that mean something at a time, but for its threads. What it shows beyond is given
+/// numbers that mean nothing, until it runs on.
+pub const MAX_IDS: usize = 64 * 1024;
+
+/// The longest id that is a text, in bytes; a longer one is given a number that means nothing.
+const MAX_TEXT: usize = 1024;
+
 /// A process of the view; its number is never used again in it.
 pub type Member = u64;
 
@@ -115,6 +122,10 @@ impl Native {
         }
     }
 
+    fn is_too_long(&self) -> bool {
+        matches!(self, Native::Text(text) if text.len() > MAX_TEXT)
+    }
+
     fn value(&self) -> Value {
         match self {
             Native::Number(number) => (*number).into(),
@@ -189,7 +200,7 @@ impl Lens {
         }
     }
 
-    /// The view's name for a thread of a process.
+    /// The view's name for a thread of a process; how many it has is for the caller to bound.
     pub fn thread(&mut self, member: Member, thread: i64) -> i64 {
         self.name(member, Kind::Thread, Native::Number(thread), None)
     }
@@ -200,6 +211,11 @@ impl Lens {
             return *id;
         }
         let id = self.fresh();
+        let ids = self.of_member.entry(member).or_default();
+        if kind != Kind::Thread && ids.len() >= MAX_IDS || key.2.is_too_long() {
+            return id;
+        }
+        ids.insert(id);
         let meaning = Meaning {
             member,
             kind,
@@ -208,14 +224,13 @@ impl Lens {
         };
         self.meanings.insert(id, meaning);
         self.names.insert(key, id);
-        self.of_member.entry(member).or_default().insert(id);
         id
     }
 
     /// Renames the ids in a body that comes from a process.
     ///
     /// `thread` is the thread whose stop the answer is about. Breakpoints keep their ids: they belong to the
-    /// view, which has one for all processes.
+    /// view, which has one for all processes. A thread must have been named before.
     pub fn outward(&mut self, member: Member, thread: Option<i64>, body: &mut Value) {
         let owner = Owner {
             member,
@@ -244,10 +259,13 @@ impl Lens {
                         Some(kind) => {
                             if let Some(native) = Native::of(kind, value) {
                                 let is_text = matches!(native, Native::Text(_));
-                                let id = if owner.is_late && kind.is_of_a_stop() {
+                                let key = (owner.member, kind, native);
+                                let is_nobodys =
+                                    kind == Kind::Thread && !self.names.contains_key(&key);
+                                let id = if is_nobodys || owner.is_late && kind.is_of_a_stop() {
                                     self.fresh()
                                 } else {
-                                    self.name(owner.member, kind, native, owner.thread)
+                                    self.name(owner.member, kind, key.2, owner.thread)
                                 };
                                 *value = if is_text {
                                     id.to_string().into()
@@ -450,6 +468,7 @@ mod tests {
     #[test]
     fn what_is_told_of_a_stop_that_is_over_means_nothing() {
         let mut lens = Lens::default();
+        lens.thread(1, 1);
         let live = frames(&mut lens, 1, 1, &[2]);
         let mut body = json!({ "stackFrames": [{ "id": 2 }, { "id": 3 }], "threadId": 1 });
         lens.outward_late(1, Some(1), &mut body);
@@ -459,6 +478,40 @@ mod tests {
         }
         assert_eq!(owner_of_frame(&lens, live[0]), Ok((1, 2)));
         assert_eq!(lens.thread(1, 1), body["threadId"], "a thread lives on");
+    }
+
+    #[test]
+    fn the_ids_of_one_process_are_bounded() {
+        let mut lens = Lens::default();
+        lens.thread(1, 1);
+        let all: Vec<i64> = (0..2 * MAX_IDS as i64).collect();
+        let shown = frames(&mut lens, 1, 1, &all);
+        assert_eq!(lens.meanings.len(), MAX_IDS);
+        assert_eq!(owner_of_frame(&lens, shown[7]), Ok((1, 7)));
+        assert!(owner_of_frame(&lens, shown[2 * MAX_IDS - 1]).is_err());
+        // Others have their own, threads are named all the same, and the next stop has room.
+        let other = frames(&mut lens, 2, 1, &[2]);
+        assert_eq!(owner_of_frame(&lens, other[0]), Ok((2, 2)));
+        let thread = lens.thread(1, 2);
+        assert_eq!(
+            lens.inward(&mut json!({ "threadId": thread })),
+            Ok(Some((1, Some(2))))
+        );
+        lens.resumed(1, None);
+        let shown = frames(&mut lens, 1, 1, &[7]);
+        assert_eq!(owner_of_frame(&lens, shown[0]), Ok((1, 7)));
+        // Nor does a thread come of a body, or a text without end.
+        let mut body = json!({ "threadId": 99, "memoryReference": "x".repeat(MAX_TEXT + 1) });
+        lens.outward(1, None, &mut body);
+        let before = lens.meanings.len();
+        assert!(lens.inward(&mut body).is_err());
+        assert_eq!(lens.meanings.len(), before);
+        lens.left(1);
+        lens.left(2);
+        assert_eq!(
+            (lens.meanings.len(), lens.names.len(), lens.of_member.len()),
+            (0, 0, 0)
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What the processes of the merged view say by themselves, and the stops of a group.
+//! What the processes of the merged view say by themselves.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Asked, Fleet, MAX_THREADS, Member, Paused, Role, StopPolicy};
+use super::{Fleet, Member, Paused, Told};
 use crate::wire::{Message, Outbox};
 
 impl Fleet {
@@ -47,6 +47,10 @@ impl Fleet {
             self.on_thread(member, &Message::event("thread", body), out);
         }
         self.set_properties(member);
+        if self.halted {
+            // It was running, or it could not have become another.
+            self.pause(member);
+        }
     }
 
     pub(super) fn on_thread(&mut self, member: Member, event: &Message, out: &mut Outbox) {
@@ -61,34 +65,55 @@ impl Fleet {
         else {
             return;
         };
-        let is_known = process.threads.contains_key(&thread_id);
-        let has_exited = reason == "exited";
-        let is_full = process.threads.len() >= MAX_THREADS;
-        if !is_known && (has_exited || is_full) {
+        let id = |fleet: &mut Fleet| fleet.lens.thread(member, thread_id);
+        if reason != "exited" {
+            if process.thread(thread_id).is_none() {
+                return;
+            }
+            let is_stopped = process.all_stopped && process.stopped.insert(thread_id);
+            let id = id(self);
+            let body = json!({ "reason": reason, "threadId": id });
+            out.send(&Message::event("thread", body));
+            if is_stopped {
+                stopped_with_its_process(id, out);
+            }
             return;
         }
-        let id = self.lens.thread(member, thread_id);
-        out.send(&Message::event(
-            "thread",
-            json!({ "reason": reason, "threadId": id }),
-        ));
-        if !has_exited {
-            process.threads.entry(thread_id).or_insert(None);
+        if process.threads.remove(&thread_id).is_none() {
             return;
         }
-        process.threads.remove(&thread_id);
-        process.stopped.remove(&thread_id);
-        self.lens.exited(member, thread_id);
-        if process.threads.is_empty() {
+        let was_stopped = process.stopped.remove(&thread_id);
+        let is_empty = process.threads.is_empty();
+        if is_empty {
             // It ends, or another program takes its place, which has other things under the same numbers.
             process.runs += 1;
+            process.told = Told::Nothing;
+        }
+        let body = json!({ "reason": "exited", "threadId": id(self) });
+        out.send(&Message::event("thread", body));
+        self.lens.exited(member, thread_id);
+        if is_empty {
             self.lens.left(member);
         }
-        if process.stopped.is_empty() {
-            process.all_stopped = false;
-            process.paused = Paused::No;
-            self.stopped.retain(|other| *other != member);
+        if was_stopped || is_empty {
+            self.may_have_run_on(member);
         }
+    }
+
+    /// If nothing of a process is stopped any more, it is none of those that are.
+    fn may_have_run_on(&mut self, member: Member) {
+        let Some(process) = self.members.get_mut(&member) else {
+            return;
+        };
+        if !process.stopped.is_empty() {
+            return;
+        }
+        process.all_stopped = false;
+        if process.paused == Paused::Yes || process.threads.is_empty() {
+            process.paused = Paused::No;
+        }
+        self.stopped.retain(|other| *other != member);
+        self.may_run();
     }
 
     /// A process has stopped. The first stop takes the focus, later ones leave it.
@@ -99,11 +124,16 @@ impl Fleet {
         let Ok(mut body) = event.decode::<Map<String, Value>>() else {
             return;
         };
-        let thread = body
-            .get("threadId")
-            .and_then(Value::as_i64)
-            .unwrap_or_default();
-        let all = body.get("allThreadsStopped") == Some(&Value::Bool(true));
+        if process.told == Told::Continue {
+            // The stop that it is about to leave: what stops it anew comes behind its word that it runs.
+            return;
+        }
+        let named = body.get("threadId").and_then(Value::as_i64);
+        let all = named.is_none() || body.get("allThreadsStopped") == Some(&Value::Bool(true));
+        // One that is not named, or for which there is no room, is told of another's.
+        let room = named.filter(|thread| process.thread(*thread).is_some());
+        let first = || process.threads.keys().next().copied();
+        let thread = room.or_else(first).unwrap_or_default();
         let by_us = body.get("reason") == Some(&"pause".into());
         let is_asked = matches!(process.paused, Paused::Asked | Paused::Outrun);
         if is_asked && process.stopped.contains(&thread) {
@@ -111,15 +141,14 @@ impl Fleet {
             process.paused = Paused::No;
             return;
         }
+        process.told = Told::Nothing;
         if process.paused == Paused::Outrun && by_us {
             process.paused = Paused::No;
-            let request = Message::request("continue", json!({ "threadId": 0 }));
-            self.ask(member, &request, Asked::Quiet);
-            return;
+            return self.go_on(member);
         }
         let paused = process.paused == Paused::Asked && by_us;
         process.paused = if paused { Paused::Yes } else { process.paused };
-        process.threads.entry(thread).or_insert(None);
+        process.thread(thread);
         let others: Vec<i64> = process
             .threads
             .keys()
@@ -155,58 +184,10 @@ impl Fleet {
         body.insert("preserveFocusHint".into(), hint.into());
         out.send(&Message::event("stopped", &body));
         for other in others {
-            let id = self.lens.thread(member, other);
-            let body = json!({
-                "reason": "pause",
-                "description": "stopped with its process",
-                "threadId": id,
-                "allThreadsStopped": false,
-                "preserveFocusHint": true,
-            });
-            out.send(&Message::event("stopped", body));
+            stopped_with_its_process(self.lens.thread(member, other), out);
         }
-        if self.attach.stop_policy == StopPolicy::Group && !paused {
-            self.pause_others(member);
-        }
-    }
-
-    /// One process of a group runs on: so do the others, also those whose pause is still to come.
-    pub(super) fn continue_others(&mut self, member: Member) {
-        let request = Message::request("continue", json!({ "threadId": 0 }));
-        for (other, process) in &mut self.members {
-            if *other != member && process.paused == Paused::Asked {
-                process.paused = Paused::Outrun;
-            }
-        }
-        for other in self.stopped.clone() {
-            if other != member {
-                self.ask(other, &request, Asked::Quiet);
-            }
-        }
-    }
-
-    /// One process of a group has stopped: so do the others, if this client may pause them.
-    pub(super) fn pause_others(&mut self, member: Member) {
-        if self.attach.role == Role::Observer {
-            return;
-        }
-        for other in self.joined() {
-            let Some(process) = self.members.get_mut(&other) else {
-                continue;
-            };
-            if other == member || !process.stopped.is_empty() {
-                continue;
-            }
-            match process.paused {
-                Paused::No | Paused::Yes => {
-                    process.paused = Paused::Asked;
-                    let request = Message::request("pause", json!({ "threadId": 0 }));
-                    self.ask(other, &request, Asked::Pause { member: other });
-                }
-                // The pause that is on its way will do.
-                Paused::Outrun => process.paused = Paused::Asked,
-                Paused::Asked => {}
-            }
+        if !paused {
+            self.halt();
         }
     }
 
@@ -214,33 +195,51 @@ impl Fleet {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Body {
-            #[serde(default)]
-            thread_id: i64,
+            thread_id: Option<i64>,
             all_threads_continued: Option<bool>,
         }
         let body: Body = event.decode().unwrap_or_default();
         let Some(process) = self.members.get_mut(&member) else {
             return;
         };
-        let all = body.all_threads_continued != Some(false);
-        let running: Vec<i64> = if all {
-            std::mem::take(&mut process.stopped).into_iter().collect()
-        } else {
-            process.stopped.take(&body.thread_id).into_iter().collect()
-        };
+        // All but those of which it is said that they are alone.
+        let alone = body
+            .thread_id
+            .filter(|_| body.all_threads_continued == Some(false));
         process.runs += 1;
-        process.all_stopped &= !process.stopped.is_empty();
-        self.lens.resumed(member, (!all).then_some(body.thread_id));
-        if process.stopped.is_empty() {
-            if process.paused == Paused::Yes {
-                process.paused = Paused::No;
+        let ran = process.runs;
+        let running: Vec<i64> = if let Some(thread) = alone {
+            if let Some(thread) = process.threads.get_mut(&thread) {
+                thread.ran = ran;
             }
-            self.stopped.retain(|other| *other != member);
+            process.stopped.take(&thread).into_iter().collect()
+        } else {
+            for thread in process.threads.values_mut() {
+                thread.ran = ran;
+            }
+            std::mem::take(&mut process.stopped).into_iter().collect()
+        };
+        if process.told == Told::Continue {
+            process.told = Told::Nothing;
         }
+        self.lens.resumed(member, alone);
+        self.may_have_run_on(member);
         for thread in running {
             let id = self.lens.thread(member, thread);
             let body = json!({ "threadId": id, "allThreadsContinued": false });
             out.send(&Message::event("continued", body));
         }
     }
+}
+
+/// Tells of a thread that is stopped because its process is.
+fn stopped_with_its_process(id: i64, out: &mut Outbox) {
+    let body = json!({
+        "reason": "pause",
+        "description": "stopped with its process",
+        "threadId": id,
+        "allThreadsStopped": false,
+        "preserveFocusHint": true,
+    });
+    out.send(&Message::event("stopped", body));
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Asked, Fleet, GATHER_WAIT, Gather, MAX_THREADS, Member, Process, What};
+use super::{Asked, Fleet, GATHER_WAIT, Gather, Member, Thread, What};
 use crate::breakpoints::Changed;
 use crate::client::notice;
 use crate::wire::{Message, Outbox};
@@ -99,7 +99,7 @@ impl Fleet {
     /// Answers the client with what has come; whoever is late is named.
     pub(super) fn finish(&mut self, number: u64, out: &mut Outbox) {
         let late = self.members.values().filter(|process| process.is_late);
-        let late: Vec<String> = late.map(Process::name).collect();
+        let late: Vec<String> = late.map(super::Process::name).collect();
         self.finish_without(number, &late, out);
     }
 
@@ -137,31 +137,34 @@ impl Fleet {
         out.send(&Message::response(gather.seq, command, body));
     }
 
-    /// All threads of all processes.
+    /// All threads of all processes, children behind their parents.
     pub(super) fn threads(&mut self) -> Vec<Value> {
-        let lens = &mut self.lens;
-        let of = |(member, process): (&Member, &Process)| {
+        let mut members: Vec<_> = self.members.iter().collect();
+        members
+            .sort_by_cached_key(|(_, process)| process.membership.session.info().order.to_owned());
+        let mut threads = Vec::new();
+        for (member, process) in members {
             let called = process.name();
-            let threads = process.threads.iter().map(|(thread, name)| {
+            for (thread, Thread { name, .. }) in &process.threads {
                 let unknown = format!("thread {thread}");
                 let name = format!("{called} · {}", name.as_ref().unwrap_or(&unknown));
-                json!({ "id": lens.thread(*member, *thread), "name": name })
-            });
-            threads.collect::<Vec<Value>>()
-        };
-        self.members.iter().flat_map(of).collect()
+                let id = self.lens.thread(*member, *thread);
+                threads.push(json!({ "id": id, "name": name }));
+            }
+        }
+        threads
     }
 
     pub(super) fn on_part(&mut self, member: Member, gather: u64, message: &Message) {
         #[derive(Default, Deserialize)]
         struct Body {
             #[serde(default)]
-            threads: Vec<Thread>,
+            threads: Vec<Named>,
             #[serde(default)]
             modules: Vec<Value>,
         }
         #[derive(Deserialize)]
-        struct Thread {
+        struct Named {
             id: i64,
             name: String,
         }
@@ -174,9 +177,9 @@ impl Fleet {
         }
         let is_known = self.members.contains_key(&member);
         if let Some(process) = self.members.get_mut(&member) {
-            for thread in threads {
-                if process.threads.len() < MAX_THREADS || process.threads.contains_key(&thread.id) {
-                    process.threads.insert(thread.id, Some(thread.name));
+            for Named { id, name } in threads {
+                if let Some(thread) = process.thread(id) {
+                    thread.name = Some(name);
                 }
             }
         }

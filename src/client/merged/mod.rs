@@ -6,6 +6,7 @@
 
 mod events;
 mod gather;
+mod group;
 mod placing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +23,7 @@ use super::{FromSession, Handle, notice};
 use crate::breakpoints::{Changed, Configuration};
 use crate::session::{self, SessionId};
 use crate::wire::{Message, Outbox};
+use group::{Paused, Told};
 
 /// How long processes may take to answer what all are asked; then the answer goes without the slow ones, and says so.
 pub const GATHER_WAIT: Duration = Duration::from_secs(2);
@@ -66,6 +68,8 @@ pub(super) struct Fleet {
     properties: Map<String, Value>,
     source_maps: BTreeMap<String, Message>,
     configured: bool,
+    /// The group is stopped: who comes is paused, and who stops pauses nobody anew.
+    halted: bool,
     /// The processes that are stopped, the one that stopped last at the end.
     stopped: Vec<Member>,
     /// The process that stopped last, though it may run by now.
@@ -75,15 +79,15 @@ pub(super) struct Fleet {
 /// One process of the view.
 struct Process {
     membership: Membership,
-    /// Its threads, and their names once it was asked.
-    threads: BTreeMap<i64, Option<String>>,
+    threads: BTreeMap<i64, Thread>,
     /// The threads that are stopped.
     stopped: BTreeSet<i64>,
     /// They are all stopped, also those that start meanwhile.
     all_stopped: bool,
     /// Whether it was paused because another one stopped.
     paused: Paused,
-    /// How often it has run on: what it says of a stop before the last one is old.
+    told: Told,
+    /// How often something of it has run on.
     runs: u64,
     /// It has let an answer that all were asked for wait too long, and none has come since: nobody waits for it.
     is_late: bool,
@@ -95,24 +99,35 @@ struct Process {
     joined: bool,
 }
 
+/// One thread of a process.
+struct Thread {
+    /// Its name, once the process was asked.
+    name: Option<String>,
+    /// How often something of its process had run on when it last did: what is said of a stop before is old.
+    ran: u64,
+}
+
 impl Process {
     /// What people call it now.
     fn name(&self) -> String {
         self.membership.session.info().name.clone()
     }
-}
 
-/// How far the pausing of a process is whose group has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Paused {
-    /// It is not paused.
-    No,
-    /// It has been asked to.
-    Asked,
-    /// It has been asked to, and all run on already: its stop is undone when it comes.
-    Outrun,
-    /// It is.
-    Yes,
+    /// A thread that may not have been heard of; none if there is no room for one more.
+    fn thread(&mut self, thread: i64) -> Option<&mut Thread> {
+        if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&thread) {
+            return None;
+        }
+        let (name, ran) = (None, self.runs);
+        Some(self.threads.entry(thread).or_insert(Thread { name, ran }))
+    }
+
+    /// A number that changes when a thread runs on or ends, or, if none is meant, when any runs on.
+    fn stop(&self, thread: Option<i64>) -> Option<u64> {
+        thread.map_or(Some(self.runs), |thread| {
+            Some(self.threads.get(&thread)?.ran)
+        })
+    }
 }
 
 /// What a configuration request has set.
@@ -132,8 +147,8 @@ enum Asked {
         thread: Option<i64>,
         seq: i64,
         command: Box<str>,
-        /// How often the process had run on when it was asked.
-        runs: u64,
+        /// The [`Process::stop`] that it is about.
+        stop: Option<u64>,
     },
     /// A part of what all were asked.
     Part { member: Member, gather: u64 },
@@ -146,6 +161,8 @@ enum Asked {
     },
     /// The pausing of a process whose group has stopped.
     Pause { member: Member },
+    /// The running on of a process whose group does.
+    Continue { member: Member },
     /// Nobody waits for it.
     Quiet,
 }
@@ -190,6 +207,7 @@ impl Fleet {
             properties: Map::new(),
             source_maps: BTreeMap::new(),
             configured: false,
+            halted: false,
             stopped: Vec::new(),
             stopped_last: None,
         }
@@ -210,6 +228,7 @@ impl Fleet {
                     stopped: BTreeSet::new(),
                     all_stopped: false,
                     paused: Paused::No,
+                    told: Told::Nothing,
                     runs: 0,
                     is_late: false,
                     has_begun: false,
@@ -307,7 +326,8 @@ impl Fleet {
             "threads" => {
                 // Of a process that has not named any it is not known whether it has some.
                 let unknown = |process: &Process| {
-                    process.threads.is_empty() || process.threads.values().any(Option::is_none)
+                    process.threads.is_empty()
+                        || process.threads.values().any(|thread| thread.name.is_none())
                 };
                 let members = self.members.iter().filter(|(_, process)| unknown(process));
                 let members = members.map(|(member, _)| *member).collect();
@@ -382,9 +402,9 @@ impl Fleet {
             ),
         };
         let request = Message::request(message.name(), arguments);
-        let process = self.members.get(&member);
+        let process = self.members.get_mut(&member);
         let process = process.ok_or("the process has left this session")?;
-        let (seq, runs) = (message.seq(), process.runs);
+        let (seq, stop) = (message.seq(), process.stop(thread));
         let needs_stop = matches!(
             message.name(),
             "next" | "stepIn" | "stepOut" | "goto" | "stepInTargets" | "exceptionInfo"
@@ -396,8 +416,12 @@ impl Fleet {
             out.send(&Message::refusal(seq, message.name(), "notStopped", why));
             return Ok(());
         }
-        if message.name() == "continue" && self.attach.stop_policy == StopPolicy::Group {
-            self.continue_others(member);
+        match message.name() {
+            "continue" => self.release(member),
+            // A stop that the client wants is not undone.
+            "pause" => process.paused = Paused::No,
+            name if steps(name) => process.told = Told::Step,
+            _ => {}
         }
         self.ask(
             member,
@@ -407,7 +431,7 @@ impl Fleet {
                 thread,
                 seq,
                 command: message.name().into(),
-                runs,
+                stop,
             },
         );
         Ok(())
@@ -514,6 +538,10 @@ impl Fleet {
         }
         self.set_properties(member);
         if self.configured {
+            if self.halted {
+                // pydevd keeps it, and stops at the first line that it is to run.
+                self.pause(member);
+            }
             let request = Message::request("configurationDone", json!({}));
             self.ask(member, &request, Asked::Quiet);
         }
@@ -551,6 +579,7 @@ impl Fleet {
             ));
         }
         self.lens.left(member);
+        self.may_run();
         let waiting: Vec<u64> = self.gathers.keys().copied().collect();
         for number in waiting {
             self.arrived(number, member, out);
@@ -567,13 +596,18 @@ impl Fleet {
                 thread,
                 seq,
                 command,
-                runs,
+                stop,
             } => {
-                let runs_on = message.success() && resumes(&command);
-                let answer = self.outward(member, thread, runs, message);
+                let answer = self.outward(member, thread, stop, message);
                 out.answer(&answer, seq);
-                let process = self.members.get(&member);
-                if runs_on && process.is_some_and(|process| process.runs == runs) {
+                let Some(process) = self.members.get_mut(&member) else {
+                    return;
+                };
+                let is_done = &*command == "continue" || steps(&command) && !message.success();
+                if is_done {
+                    process.told = Told::Nothing;
+                }
+                if message.success() && resumes(&command) && process.stop(thread) == stop {
                     // The process says that it runs just now; the client may ask before that.
                     let thread = thread.filter(|_| &*command != "continue");
                     self.lens.resumed(member, thread);
@@ -602,6 +636,11 @@ impl Fleet {
                     process.paused = Paused::No;
                 }
             }
+            Asked::Continue { member } => {
+                if let Some(process) = self.members.get_mut(&member) {
+                    process.told = Told::Nothing;
+                }
+            }
             Asked::Quiet if !message.success() => {
                 tracing::warn!(
                     command = message.name(),
@@ -617,7 +656,7 @@ impl Fleet {
         &mut self,
         member: Member,
         thread: Option<i64>,
-        runs: u64,
+        stop: Option<u64>,
         message: &Message,
     ) -> Message {
         if !message.success() || message.content().is_none() {
@@ -632,7 +671,9 @@ impl Fleet {
             return Message::failure(0, command, "the answer of the process cannot be read");
         };
         match self.members.get(&member) {
-            Some(process) if process.runs == runs => self.lens.outward(member, thread, &mut body),
+            Some(process) if process.stop(thread) == stop => {
+                self.lens.outward(member, thread, &mut body)
+            }
             Some(_) => self.lens.outward_late(member, thread, &mut body),
             None => return Message::failure(0, command, "the process has left this session"),
         }
@@ -643,6 +684,11 @@ impl Fleet {
 /// Whether a request makes threads run.
 fn resumes(command: &str) -> bool {
     matches!(command, "continue" | "next" | "stepIn" | "stepOut")
+}
+
+/// Whether a request makes a thread run only to stop again.
+fn steps(command: &str) -> bool {
+    matches!(command, "next" | "stepIn" | "stepOut" | "goto")
 }
 
 /// What is set in all processes must mean the same in all of them: a source is known by its path.

@@ -55,6 +55,8 @@ pub struct Pydevd {
     /// Whether user code has been let go.
     pub released: bool,
     attached: bool,
+    /// It was paused before user code was let go.
+    pauses_at_first_line: bool,
     things: HashMap<i64, Thing>,
     threads: BTreeMap<i64, Thread>,
     /// Breakpoints by the path as it was sent, each with the id that it was given.
@@ -73,6 +75,7 @@ impl Pydevd {
             out: VecDeque::new(),
             released: false,
             attached: false,
+            pauses_at_first_line: false,
             things: HashMap::new(),
             threads: BTreeMap::new(),
             breakpoints: HashMap::new(),
@@ -123,8 +126,9 @@ impl Pydevd {
             "continue" => self.on_continue(request),
             "pause" => {
                 self.respond(request, &Value::Null);
-                if let Some(thread) = self.threads.keys().next().copied() {
-                    self.stop(thread, "pause", &json!({ "preserveFocusHint": true }));
+                self.pauses_at_first_line = !self.released;
+                if self.released {
+                    self.pause();
                 }
             }
             "next" | "stepIn" | "stepOut" => self.step(request),
@@ -160,6 +164,12 @@ impl Pydevd {
 
     // Requests.
 
+    fn pause(&mut self) {
+        if let Some(thread) = self.threads.keys().next().copied() {
+            self.stop(thread, "pause", &json!({ "preserveFocusHint": true }));
+        }
+    }
+
     fn attach(&mut self, request: &Value) {
         self.attached = true;
         let body = json!({
@@ -176,6 +186,9 @@ impl Pydevd {
             for id in self.threads.keys().copied().collect::<Vec<_>>() {
                 self.thread_event("started", id);
             }
+        }
+        if std::mem::take(&mut self.pauses_at_first_line) {
+            self.pause();
         }
     }
 

@@ -1,12 +1,17 @@
 //! The merged view: all processes that match, now and later, in one session.
 
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+mod groups;
+mod ids;
+mod programs;
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use support::wait::within;
-use support::{Answer, Client, Daemon, DebugServer, Python, Script, Start};
+use support::{Answer, Client, Daemon, DebugServer, Start};
 
 const PATH: &str = "/srv/script.py";
 
@@ -39,251 +44,6 @@ async fn top(client: &mut Client, thread: i64) -> (Value, Value) {
         .request("scopes", json!({ "frameId": frame["id"] }))
         .await;
     (frame, scopes["scopes"][0]["variablesReference"].clone())
-}
-
-// Real processes.
-
-const WORKER: &str = "\
-import sys
-number = int(sys.argv[1])
-
-def work(number):
-    double = number * 2  # BREAK
-    triple = number * 3  # AFTER
-    return double + triple
-
-print(work(number))
-";
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_workers_and_a_ninth() {
-    let daemon = Daemon::with(&["--wait-for-ide"]).await;
-    let script = Script::new("worker.py", WORKER);
-    let python = Python::newest();
-    let (line, after) = (script.line("# BREAK"), script.line("# AFTER"));
-    let mut programs = BTreeMap::new();
-    for number in 0..8 {
-        let program = python.debug(&daemon, &script, &[&number.to_string()]);
-        programs.insert(number, program);
-    }
-    let mut client = merged(&daemon, &json!({}))
-        .breakpoints(script.path(), &[line])
-        .attached()
-        .await;
-    let own = client.breakpoints[0]["id"].clone();
-
-    // Each stops once, the first of them takes the focus, and each shows its own.
-    let mut threads = BTreeMap::new();
-    for turn in 0..8 {
-        let stopped = client.stopped_at(line).await;
-        assert_eq!(stopped.reason, "breakpoint");
-        assert_eq!(stopped.body["hitBreakpointIds"], json!([own]));
-        assert_eq!(stopped.body["preserveFocusHint"], turn > 0);
-        let (frame, _) = top(&mut client, stopped.thread).await;
-        let number = client.locals(&frame).await["number"].clone();
-        threads.insert(number, stopped.thread);
-    }
-    let numbers: Vec<String> = threads.keys().cloned().collect();
-    assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7"]);
-    let names = client.threads().await;
-    for (number, thread) in &threads {
-        let pid = programs[&number.parse::<i64>().expect("a number")].pid();
-        let name = &names[thread];
-        assert!(name.ends_with(" · MainThread"), "{name}");
-        let sessions = daemon.sessions(&[&format!("pid={pid}")]).await;
-        let session = sessions[0]["name"].as_str().expect("it has a name");
-        assert!(name.starts_with(session), "{name}");
-    }
-    let modules = client.request("modules", json!({})).await;
-    let modules = modules["modules"].as_array().expect("the schema says so");
-    let ids: BTreeSet<String> = modules
-        .iter()
-        .map(|module| module["id"].to_string())
-        .collect();
-    assert_eq!(ids.len(), modules.len());
-
-    // A step is of one of them alone.
-    client.step("next", threads["3"]).await;
-    let stopped = client.stopped_at(after).await;
-    assert_eq!((stopped.thread, &*stopped.reason), (threads["3"], "step"));
-    for (number, thread) in &threads {
-        let frame = client.stack(*thread).await.swap_remove(0);
-        assert_eq!(frame["line"], if number == "3" { after } else { line });
-    }
-
-    // One goes to its end, and takes its thread with it.
-    client.continue_(threads["5"]).await;
-    let gone = threads.remove("5").expect("it is there");
-    client
-        .event_where("thread", |body| {
-            body["reason"] == "exited" && body["threadId"] == gone
-        })
-        .await;
-    assert_eq!(
-        programs
-            .remove(&5)
-            .expect("it is there")
-            .wait()
-            .await
-            .stdout,
-        "25\n"
-    );
-
-    // One that comes later stops before it has run past the line.
-    let mut ninth = python.debug(&daemon, &script, &["8"]);
-    let stopped = client.stopped_at(line).await;
-    assert_eq!(stopped.body["hitBreakpointIds"], json!([own]));
-    assert_eq!(ninth.stdout(), "");
-    let (frame, _) = top(&mut client, stopped.thread).await;
-    assert_eq!(client.evaluate("number", &frame).await, "8");
-
-    // Each is continued, each ends, and the session goes on.
-    client.continue_(stopped.thread).await;
-    assert_eq!(ninth.wait().await.stdout, "40\n");
-    for thread in threads.values() {
-        client.continue_(*thread).await;
-    }
-    for (number, program) in &mut programs {
-        let ended = program.wait().await;
-        assert_eq!((ended.code, ended.stdout), (0, format!("{}\n", number * 5)));
-    }
-    let empty = async { while !client.threads().await.is_empty() {} };
-    within("the last thread to go", empty).await;
-    client.no_more("terminated").await;
-    client.disconnect().await;
-    daemon.stop().await;
-}
-
-const EXEC: &str = "\
-import os, sys
-turn = sys.argv[1]
-print(turn)  # BREAK
-if turn == 'first':
-    os.execv(sys.executable, [sys.executable, '-X', 'frozen_modules=off', __file__, 'second'])
-";
-
-#[tokio::test]
-async fn a_process_that_replaces_itself_begins_anew() {
-    let daemon = Daemon::with(&["--wait-for-ide"]).await;
-    let script = Script::new("exec.py", EXEC);
-    let mut program = Python::newest().debug(&daemon, &script, &["first"]);
-    let line = script.line("# BREAK");
-    let mut client = merged(&daemon, &json!({}))
-        .breakpoints(script.path(), &[line])
-        .attached()
-        .await;
-    let first = client.stopped_at(line).await;
-    let (old, _) = top(&mut client, first.thread).await;
-    client.continue_(first.thread).await;
-    client
-        .event_where("thread", |body| {
-            body["reason"] == "exited" && body["threadId"] == first.thread
-        })
-        .await;
-    let second = client.stopped_at(line).await;
-    assert_ne!(second.thread, first.thread);
-    assert_eq!(second.body["preserveFocusHint"], false);
-    client
-        .refused("scopes", json!({ "frameId": old["id"] }))
-        .await;
-    let (frame, _) = top(&mut client, second.thread).await;
-    assert_eq!(client.evaluate("turn", &frame).await, "'second'");
-    client.continue_(second.thread).await;
-    assert_eq!(program.wait().await.stdout, "first\nsecond\n");
-    client.disconnect().await;
-}
-
-// Ids.
-
-#[tokio::test]
-async fn ids_of_processes_that_number_alike_never_mix() {
-    let daemon = Daemon::start().await;
-    let mut client = merged(&daemon, &json!({}))
-        .breakpoints(PATH, &[3])
-        .attached()
-        .await;
-    let pids = [5_000_001, 5_000_002];
-    let mut servers = Vec::new();
-    let mut shown = Vec::new();
-    for pid in pids {
-        let server = process(&daemon, pid).await;
-        server.set_local(server.main_thread, "n", &pid.to_string());
-        let changed = client.event_where("thread", |body| body["reason"] == "started");
-        let thread = changed.await["threadId"].as_i64().expect("a number");
-        assert!(server.reach(PATH, 3));
-        let stopped = client.stopped_at(3).await;
-        assert_eq!(stopped.thread, thread);
-        assert_eq!(
-            stopped.body["hitBreakpointIds"],
-            json!([client.breakpoints[0]["id"]])
-        );
-        let (frame, variables) = top(&mut client, thread).await;
-        shown.push((thread, frame, variables));
-        servers.push(server);
-    }
-    for ((thread, frame, _), pid) in shown.iter().zip(pids) {
-        assert_eq!(client.evaluate("n", frame).await, pid.to_string());
-        assert_eq!(client.locals(frame).await["n"], pid.to_string());
-        assert_eq!(thread_of(&mut client, pid).await, *thread);
-    }
-    let (one, other) = (&shown[0], &shown[1]);
-    let both = json!({ "threadId": one.0, "frameId": other.1["id"] });
-    let why = client.refused("exceptionInfo", both).await;
-    assert!(why.contains("different processes"), "{why}");
-
-    // What belonged to the stop of one is gone at once when it runs; the other's stays.
-    client.continue_(one.0).await;
-    let scopes = json!({ "frameId": one.1["id"] });
-    client.refused("scopes", scopes.clone()).await;
-    let variables = json!({ "variablesReference": one.2 });
-    client.refused("variables", variables.clone()).await;
-    assert!(servers[0].reach(PATH, 3));
-    client.stopped().await;
-    client.refused("scopes", scopes).await;
-    client.refused("variables", variables).await;
-    assert_eq!(client.evaluate("n", &other.1).await, "5000002");
-
-    // Nobody's thread, and no thread at all.
-    let nobody = json!({ "threadId": 999_999 });
-    for command in ["continue", "next", "pause", "stackTrace"] {
-        client.refused(command, nobody.clone()).await;
-        client.refused(command, json!({ "threadId": 0 })).await;
-    }
-    client
-        .refused("continue", json!({ "threadId": one.1["id"] }))
-        .await;
-    client.disconnect().await;
-}
-
-#[tokio::test]
-async fn a_step_of_a_running_thread_is_refused_without_its_own_number() {
-    let daemon = Daemon::start().await;
-    let _server = process(&daemon, 5_000_001).await;
-    let mut client = merged(&daemon, &json!({})).attached().await;
-    let thread = thread_of(&mut client, 5_000_001).await;
-    let refusal = client
-        .try_request("next", json!({ "threadId": thread }))
-        .await;
-    assert_eq!(refusal["message"], "notStopped");
-    client.disconnect().await;
-}
-
-#[tokio::test]
-async fn an_answer_of_the_wrong_shape_harms_nobody() {
-    let daemon = Daemon::start().await;
-    let server = process(&daemon, 5_000_001).await;
-    let mut client = merged(&daemon, &json!({})).attached().await;
-    let thread = thread_of(&mut client, 5_000_001).await;
-    server.stop_at(server.main_thread, "pause", &Value::Null);
-    client.stopped().await;
-    server.on("continue", |_| Answer::Body(json!("yes")));
-    client.continue_(thread).await;
-    server.on("setBreakpoints", |_| {
-        Answer::Body(json!({ "breakpoints": [1, null, "x"] }))
-    });
-    let verdicts = client.set_breakpoints(PATH, &[json!({ "line": 3 })]).await;
-    assert_eq!(verdicts[0]["verified"], false);
-    client.disconnect().await;
 }
 
 // What later processes get.
@@ -425,6 +185,39 @@ async fn a_property_that_no_process_takes_is_not_kept() {
     let later = process(&daemon, 5_000_002).await;
     let properties = later.received("setDebuggerProperty").await;
     assert_eq!(properties["arguments"], good);
+    client.disconnect().await;
+}
+
+#[tokio::test]
+async fn source_maps_reach_those_that_come_and_the_last_of_a_source_counts() {
+    let daemon = Daemon::start().await;
+    let there = process(&daemon, 5_000_001).await;
+    let mut client = merged(&daemon, &json!({})).attached().await;
+    let map = |path: &str, cell: &str| {
+        let map =
+            json!({ "line": 1, "endLine": 2, "runtimeSource": { "path": cell }, "runtimeLine": 1 });
+        json!({ "source": { "path": path }, "pydevdSourceMaps": [map] })
+    };
+    for (path, cell) in [
+        ("/srv/a.ipynb", "<1>"),
+        ("/srv/b.ipynb", "<2>"),
+        ("/srv/a.ipynb", "<3>"),
+    ] {
+        client.request("setPydevdSourceMap", map(path, cell)).await;
+    }
+    assert_eq!(there.count("setPydevdSourceMap"), 3);
+    // What no process takes is not kept.
+    there.on("setPydevdSourceMap", |_| Answer::Failure("no".into()));
+    client
+        .refused("setPydevdSourceMap", map("/srv/c.ipynb", "<4>"))
+        .await;
+    let later = process(&daemon, 5_000_002).await;
+    for (path, cell) in [("/srv/a.ipynb", "<3>"), ("/srv/b.ipynb", "<2>")] {
+        let request = later.received("setPydevdSourceMap").await;
+        assert_eq!(request["arguments"], map(path, cell));
+    }
+    client.threads().await;
+    assert_eq!(later.count("setPydevdSourceMap"), 2);
     client.disconnect().await;
 }
 
@@ -602,64 +395,6 @@ async fn what_names_nothing_goes_to_the_process_that_stopped_last() {
     client.continue_(thread).await;
     let body = client.request("evaluate", evaluate).await;
     assert_eq!(body["result"], "2", "of those that are stopped");
-    client.disconnect().await;
-}
-
-// Groups.
-
-#[tokio::test]
-async fn a_group_stops_and_runs_together() {
-    let daemon = Daemon::start().await;
-    let mut servers = Vec::new();
-    for pid in 0..3 {
-        servers.push(process(&daemon, 5_000_000 + pid).await);
-    }
-    let mut client = merged(&daemon, &json!({ "stopPolicy": "group" }))
-        .breakpoints(PATH, &[3])
-        .attached()
-        .await;
-    client.threads().await;
-    for server in &servers {
-        assert!(server.reach(PATH, 3));
-        let first = client.stopped().await;
-        assert_eq!(
-            (&*first.reason, &first.body["preserveFocusHint"]),
-            ("breakpoint", &json!(false))
-        );
-        for _ in 0..2 {
-            let other = client.stopped().await;
-            assert_eq!(
-                (&*other.reason, &other.body["preserveFocusHint"]),
-                ("pause", &json!(true))
-            );
-            assert_ne!(other.thread, first.thread);
-        }
-        client.continue_(first.thread).await;
-        for _ in 0..3 {
-            client.event("continued").await;
-        }
-    }
-    client.no_more("stopped").await;
-
-    // One whose pause comes only when all run on is not left behind.
-    servers[1].on("pause", |_| Answer::Silence);
-    assert!(servers[0].reach(PATH, 3));
-    let first = client.stopped().await;
-    client.stopped().await;
-    // It was paused twice before; this is the third time.
-    for _ in 0..3 {
-        servers[1].received("pause").await;
-    }
-    client.continue_(first.thread).await;
-    let before = servers[1].count("continue");
-    servers[1].stop_at(servers[1].main_thread, "pause", &Value::Null);
-    let continued = async {
-        while servers[1].count("continue") == before {
-            servers[1].received("continue").await;
-        }
-    };
-    within("it to be let go", continued).await;
-    client.no_more("stopped").await;
     client.disconnect().await;
 }
 
