@@ -10,6 +10,7 @@ mod peers;
 mod roles;
 mod step;
 mod traffic;
+mod views;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -29,12 +30,13 @@ impl Effort {
 
 type Measure = fn(Effort);
 
-const MEASURES: [(&str, Measure); 8] = [
+const MEASURES: [(&str, Measure); 9] = [
     ("idle", crowds::idle),
     ("round-trip", traffic::round_trip),
     ("storm", traffic::storm),
     ("large", traffic::large),
     ("fan-out", traffic::fan_out),
+    ("merged", views::merged),
     ("crowd", crowds::crowd),
     ("sleepers", crowds::sleepers),
     ("step", step::step),

@@ -72,6 +72,27 @@ impl Canned {
         ))
     }
 
+    /// A request for the stack of a stopped thread.
+    pub fn stack_request(thread: i64) -> Canned {
+        let arguments = json!({ "threadId": thread, "startFrame": 0, "levels": 20 });
+        Canned::new(&format!(
+            r#"{{"seq":@,"type":"request","command":"stackTrace","arguments":{arguments}}}"#
+        ))
+    }
+
+    /// Its answer: five frames, in about 1 KB.
+    fn stack_answer() -> Canned {
+        let frame = |id: i64| {
+            let source = json!({ "path": "/srv/program/package/module.py", "sourceReference": 0 });
+            json!({ "id": id, "name": "function", "line": 40 + id, "column": 1, "source": source })
+        };
+        let frames: Vec<Value> = (2..7).map(frame).collect();
+        let body = json!({ "stackFrames": frames, "totalFrames": 5 });
+        Canned::new(&format!(
+            r#"{{"type":"response","request_seq":@,"success":true,"command":"stackTrace","body":{body},"seq":42,"pydevd_cmd_id":502}}"#
+        ))
+    }
+
     /// Its framed bytes under a number.
     pub fn numbered(&mut self, number: i64) -> &[u8] {
         self.bytes[self.number.clone()].copy_from_slice(format!("{number:12}").as_bytes());
@@ -189,13 +210,14 @@ fn answer(pid: u32, request: &Message, out: &mut Outbox) {
 
 /// Starts a debug server on a thread of its own, which ends with its connection.
 ///
-/// What it does beyond the greeting is asked of it by its clients: `threads` and `variables` are answered,
-/// `modules` brings a storm of `count` events and one of a new thread behind them.
+/// What it does beyond the greeting is asked of it by its clients: `threads`, `variables` and `stackTrace` are
+/// answered, `pause` stops its first thread, `modules` brings a storm of `count` events and one of a new thread behind them.
 pub fn debug_server(address: SocketAddr, pid: u32) {
     let mut wire = Wire::connect(address).expect("the middleman listens");
     thread::spawn(move || {
         let mut threads = Canned::threads_answer();
         let mut variables = Canned::variables_answer();
+        let mut stack = Canned::stack_answer();
         let mut out = Outbox::default();
         let mut storms = 0;
         let (header, text) = &*OUTPUT;
@@ -205,6 +227,14 @@ pub fn debug_server(address: SocketAddr, pid: u32) {
             match request.name() {
                 "threads" => wire.write(threads.numbered(request.seq())),
                 "variables" => wire.write(variables.numbered(request.seq())),
+                "stackTrace" => wire.write(stack.numbered(request.seq())),
+                "pause" => {
+                    let stopped =
+                        json!({ "reason": "pause", "threadId": 1, "allThreadsStopped": true });
+                    out.send(&Message::event("stopped", stopped));
+                    answer(pid, &request, &mut out);
+                    wire.flush(&mut out);
+                }
                 "modules" => {
                     storms += 1;
                     let storm: Storm = request.decode().expect("it says how strong");
@@ -341,7 +371,12 @@ pub fn pair(address: SocketAddr, pid: u32) -> Client {
 
 /// A client of the only process, which is there or will be.
 pub fn client(address: SocketAddr) -> Client {
-    let arguments = json!({ "view": "process" });
+    client_with(address, "process")
+}
+
+/// A client with this view.
+pub fn client_with(address: SocketAddr, view: &str) -> Client {
+    let arguments = json!({ "view": view });
     Client::attach(address, arguments, None).expect("the middleman listens")
 }
 
