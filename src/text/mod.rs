@@ -208,7 +208,12 @@ fn variables(row: &Value) -> (String, String) {
     };
     let mut below = list(&row["variables"], "");
     for scope in row["scopes"].as_array().into_iter().flatten() {
-        let _ = writeln!(below, "{}", word(&scope["name"]));
+        // What is not listed can be asked for by its number, too.
+        let inside = match scope["variables"].is_null() {
+            true => format!(" [{}]", word(&scope["variablesReference"])),
+            false => String::new(),
+        };
+        let _ = writeln!(below, "{}{inside}", word(&scope["name"]));
         below += &list(&scope["variables"], "  ");
     }
     (place, below)
@@ -453,7 +458,7 @@ worker-2: it is held
                             {"name": "special variables", "value": "", "type": "", "variablesReference": 8},
                             {"name": "loss", "value": "0.31", "type": "float", "variablesReference": 0},
                             {"name": "batch", "value": "[1, 2]", "type": "list", "variablesReference": 9}]},
-                        {"name": "Globals", "variables": []}]})),
+                        {"name": "Globals", "variablesReference": 12}]})),
                 row(42, "worker-1", json!({"variables": [
                     {"name": "0", "value": "array([[1],\n       [2]])", "type": "ndarray", "variablesReference": 3}]})),
             ]}),
@@ -466,7 +471,7 @@ train.py (41) in loop /x/train.py:12
     special variables            [8]
     loss: float        = 0.31
     batch: list        = [1, 2]  [9]
-  Globals
+  Globals [12]
 worker-1 (42)
   0: ndarray  = array([[1],  [3]
                      [2]])
@@ -484,6 +489,9 @@ worker-1 (42)
                     {"category": "stdout", "output": " 1\n 10%\r 20%\r\n\ta\u{1b}[2J\n"},
                     {"category": "stderr", "output": "late\n"}]})),
                 row(42, "worker-1", json!({"output": []})),
+                row(43, "worker-2", json!({"output": [], "message": "none is kept"})),
+                row(44, "worker-3", json!({"output": [], "message": "none is kept"})),
+                failed(45, "worker-4", "no answer"),
             ]}),
         );
         assert_eq!(
@@ -495,6 +503,8 @@ train.py (41)
       a\u{fffd}[2J
   ! late
 worker-1 (42) has written nothing
+worker-2, -3: none is kept
+worker-4: no answer
 "
         );
     }
@@ -563,9 +573,9 @@ ID  WHERE           WHEN                  SESSIONS  STATE
     fn one_session() {
         let text = show(
             "session",
-            &json!({"id": "3fa8", "pid": 41, "parent": null, "name": "train.py", "state": "stopped",
+            &json!({"session": {"id": "3fa8", "pid": 41, "parent": null, "name": "train.py", "state": "stopped",
                 "labels": {"rank": "0"}, "helper": false, "argv": ["python", "train.py"],
-                "stopped": {"thread": 1, "reason": "pause", "file": "/x/train.py", "line": 12}}),
+                "stopped": {"thread": 1, "reason": "pause", "file": "/x/train.py", "line": 12}}}),
         );
         assert_eq!(
             text,

@@ -106,37 +106,49 @@ impl<'a> Rows<'a> {
         table(&groups.into_iter().map(line).collect::<Vec<_>>())
     }
 
-    /// Each process with a heading, and what is to be said of it below.
+    /// Each process with a heading, and what is to be said of it below. Of those of which there is nothing but a
+    /// remark, equal ones are one line.
     pub(super) fn each(&self, what: impl Fn(&Value) -> (String, String)) -> String {
         let mut text = String::new();
+        let mut remarks = Vec::new();
         for row in &self.done {
             let (more, below) = what(row);
+            if below.is_empty() && !row["message"].is_null() {
+                remarks.push(*row);
+                continue;
+            }
             let pid = word(&row["pid"]);
             let _ = writeln!(text, "{} ({pid}){more}", word(&row["name"]));
             for line in below.lines() {
                 let _ = writeln!(text, "  {line}");
             }
         }
-        text + &self.rest()
+        text + &self.messages(&remarks) + &self.rest()
     }
 
     /// Who failed and why; or that nobody is there at all.
     pub(super) fn rest(&self) -> String {
-        if self.is_empty() {
-            return NOBODY.to_owned();
+        match self.is_empty() {
+            true => NOBODY.to_owned(),
+            false => self.messages(&self.failed),
         }
-        let mut failures: Vec<(String, Vec<String>)> = Vec::new();
-        for row in &self.failed {
+    }
+
+    /// The messages of rows, each once and with who says it.
+    fn messages(&self, rows: &[&Value]) -> String {
+        let mut messages: Vec<(String, Vec<String>)> = Vec::new();
+        let mut places = HashMap::new();
+        for row in rows {
             let message = lines(&row["message"]).join("\n  ");
-            let label = self.label(row);
-            match failures.iter_mut().find(|(other, _)| *other == message) {
-                Some((_, who)) => who.push(label),
-                None => failures.push((message, vec![label])),
+            let place = *places.entry(message.clone()).or_insert(messages.len());
+            match messages.get_mut(place) {
+                Some((_, who)) => who.push(self.label(row)),
+                None => messages.push((message, vec![self.label(row)])),
             }
         }
         let line =
             |(message, who): (String, Vec<String>)| format!("{}: {message}\n", compress(&who));
-        failures.into_iter().map(line).collect()
+        messages.into_iter().map(line).collect()
     }
 }
 
