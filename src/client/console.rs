@@ -158,17 +158,26 @@ pub(super) async fn run(
 
 /// The command of that name, or the only one that begins so.
 fn find(name: &str) -> Result<&'static Command, Error> {
-    let exact = COMMANDS.iter().find(|command| command.name == name);
+    if let Some(exact) = COMMANDS.iter().find(|command| command.name == name) {
+        return Ok(exact);
+    }
     let begins = |command: &&Command| !name.is_empty() && command.name.starts_with(name);
-    let mut beginning = COMMANDS.iter().filter(begins);
-    let only = match (beginning.next(), beginning.next()) {
-        (only, None) => only,
-        _ => None,
-    };
-    exact.or(only).ok_or_else(|| {
-        let why = format!("there is no command `:{name}`; `:help` lists those there are");
-        Error::new(Code::NotFound, why)
-    })
+    let beginning: Vec<&Command> = COMMANDS.iter().filter(begins).collect();
+    match beginning[..] {
+        [only] => Ok(only),
+        [] => {
+            let why = format!("there is no command `:{name}`; `:help` lists those there are");
+            Err(Error::new(Code::NotFound, why))
+        }
+        _ => {
+            let names: Vec<String> = beginning
+                .iter()
+                .map(|command| format!("`:{}`", command.name))
+                .collect();
+            let why = format!("`:{name}` may be {}", names.join(" or "));
+            Err(Error::new(Code::BadRequest, why))
+        }
+    }
 }
 
 fn help() -> String {
@@ -208,11 +217,11 @@ fn split(text: &str) -> (&str, &str) {
 pub(super) fn complete(hub: &Hub, line: &str) -> Vec<Value> {
     let word = last_word(line);
     let before = &line[..line.len() - word.len()];
-    let candidates: Vec<String> = match find_exactly(before.trim()) {
+    let candidates: Vec<Candidate> = match find_exactly(before.trim()) {
         // The command itself.
         _ if before.trim().is_empty() => {
             let names = COMMANDS.iter().map(|command| format!(":{}", command.name));
-            names.collect()
+            names.map(|name| (name, None)).collect()
         }
         Some(command) if command.takes != Takes::Nothing => conditions(hub),
         _ => Vec::new(),
@@ -224,15 +233,14 @@ pub(super) fn complete(hub: &Hub, line: &str) -> Vec<Value> {
     };
     let utf16 = |text: &str| text.encode_utf16().count();
     let start = utf16(&line[..line.len() - part.len()]);
-    let fitting = candidates.into_iter().filter(|text| {
-        text.starts_with(part)
-            || text
-                .strip_prefix("name=")
-                .is_some_and(|name| name.starts_with(part))
+    let fitting = candidates.into_iter().filter(|(text, name)| {
+        // A name may be typed without anything around it.
+        let is_called_so = |name: &String| name.starts_with(part.trim_start_matches('"'));
+        text.starts_with(part) || name.as_ref().is_some_and(is_called_so)
     });
     fitting
         .take(MAX_TARGETS)
-        .map(|text| json!({ "label": text, "start": start, "length": utf16(part) }))
+        .map(|(text, _)| json!({ "label": text, "start": start, "length": utf16(part) }))
         .collect()
 }
 
@@ -252,21 +260,24 @@ fn find_exactly(name: &str) -> Option<&'static Command> {
     find(name.strip_prefix(':')?).ok()
 }
 
+/// A text that may stand there, and the name that it is about.
+type Candidate = (String, Option<String>);
+
 /// The conditions that pick something now.
-fn conditions(hub: &Hub) -> Vec<String> {
-    let mut all = vec![
-        "all".to_owned(),
-        "state=stopped".into(),
-        "state=running".into(),
-    ];
+fn conditions(hub: &Hub) -> Vec<Candidate> {
+    let mut all: Vec<Candidate> = ["all", "state=stopped", "state=running"]
+        .map(|text| (text.to_owned(), None))
+        .into();
     for session in hub.sessions() {
         let info = session.info();
         if info.helper {
             continue;
         }
-        all.push(Selector::named(&info.name).to_string());
-        all.push(format!("pid={}", info.pid));
-        all.extend(info.labels.get("rank").map(|rank| format!("rank={rank}")));
+        let named = Selector::named(&info.name).to_string();
+        all.push((named, Some(info.name.clone())));
+        all.push((format!("pid={}", info.pid), None));
+        let rank = info.labels.get("rank");
+        all.extend(rank.map(|rank| (format!("rank={rank}"), None)));
     }
     all.sort();
     all.dedup();
