@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 pub use options::{LogFormat, Options};
 pub use serve::Serve;
 pub use sessions::Sessions;
-pub use verbs::{Asking, Break, BreakAdd, BreakWhat, Eval, Over, OverNamed, Place, Which};
+pub use verbs::{Asking, Break, BreakAdd, BreakWhat, Eval, Over, OverNamed, Place, Vars, Which};
 
 /// One port for debugging Python programs that are many processes, from any number of IDEs
 #[derive(Debug, Parser)]
@@ -54,7 +54,7 @@ pub enum Command {
     /// Evaluate an expression in each process, and see which one differs
     Eval(Eval),
     /// Show the local variables where processes are stopped
-    Vars(Over),
+    Vars(Vars),
     /// List threads
     Threads(Over),
     /// Show the last output of processes, as far as an IDE redirects it
@@ -88,7 +88,7 @@ pub fn run() -> ExitCode {
         Command::Out(over) => over.run("stepOut"),
         Command::Bt(over) => over.run("stacks"),
         Command::Eval(eval) => eval.run(),
-        Command::Vars(over) => over.run("variables"),
+        Command::Vars(vars) => vars.run(),
         Command::Threads(over) => over.run("threads"),
         Command::Output(over) => over.run("output"),
         Command::Detach(over) => over.run("detach"),

@@ -39,6 +39,19 @@ pub struct Over {
     pub asking: Asking,
 }
 
+/// The arguments of `vars`.
+#[derive(Debug, clap::Args)]
+pub struct Vars {
+    /// What is inside of one of them instead: the number that stands beside it in brackets. It holds
+    /// until the process runs on
+    #[arg(long, value_name = "NUMBER")]
+    pub inside: Option<u32>,
+
+    /// Of which sessions.
+    #[command(flatten)]
+    pub over: Over,
+}
+
 /// The arguments of `terminate` and `detach`, for which sessions must be named.
 #[derive(Debug, clap::Args)]
 pub struct OverNamed {
@@ -52,16 +65,15 @@ pub struct OverNamed {
 
 /// The arguments of `eval`.
 #[derive(Debug, clap::Args)]
-#[command(allow_missing_positional = true)]
+#[command(
+    override_usage = "dbgproxy eval [OPTIONS] [SELECTOR] EXPRESSION\n       \
+                            dbgproxy eval [OPTIONS] -- [SELECTOR] -EXPRESSION"
+)]
 pub struct Eval {
-    /// Which sessions
-    #[arg(default_value = "all")]
-    pub selector: Selector,
-
-    /// What to evaluate: in the topmost frame where a process is stopped, in its `__main__` where it
-    /// runs
-    #[arg(required = true, allow_hyphen_values = true)]
-    pub expression: String,
+    /// Which sessions, if not all, and what to evaluate: in the topmost frame where a process is
+    /// stopped, in its `__main__` where it runs
+    #[arg(value_name = "EXPRESSION", num_args = 1..=2, required = true)]
+    pub words: Vec<String>,
 
     /// How many seconds a process may take for it
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
@@ -183,6 +195,18 @@ impl Over {
     }
 }
 
+impl Vars {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let arguments = json!({
+            "selector": self.over.selector,
+            "variablesReference": self.inside,
+        });
+        self.over
+            .asking
+            .run("variables", &arguments, Duration::ZERO)
+    }
+}
+
 impl OverNamed {
     pub(super) fn run(self, verb: &str) -> Result<(), Failure> {
         let arguments = json!({ "selector": self.selector });
@@ -194,9 +218,16 @@ impl Eval {
     pub(super) fn run(self) -> Result<(), Failure> {
         let patience = Duration::try_from_secs_f64(self.timeout)
             .map_err(|_| Failure::Usage(anyhow!("--timeout is a number of seconds")))?;
+        let (expression, before) = match self.words.split_last() {
+            Some((expression, before)) => (expression.as_str(), before.first()),
+            None => ("", None),
+        };
+        let selector: Selector = before
+            .map_or(Ok(Selector::default()), |selector| selector.parse())
+            .map_err(|error| Failure::Usage(anyhow!("{error}")))?;
         let arguments = json!({
-            "selector": self.selector,
-            "expression": self.expression,
+            "selector": selector,
+            "expression": expression,
             "context": "repl",
             "timeout": self.timeout,
         });
