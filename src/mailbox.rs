@@ -88,6 +88,11 @@ impl<M: Weight> Mailbox<M> {
             && self.bytes.load(Ordering::Relaxed) <= LAG_BYTES / 4
     }
 
+    /// Waits until the receiver is gone.
+    pub async fn closed(&self) {
+        self.tx.closed().await;
+    }
+
     /// Whether the receiver is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -448,8 +448,14 @@ impl Client {
             }
         };
         if name == "subscribe" {
-            self.subscribe();
-            out.send(&Message::response(message.seq(), message.name(), json!({})));
+            let answer = match control::takes_nothing(&arguments) {
+                Ok(()) => {
+                    self.subscribe();
+                    Message::response(message.seq(), message.name(), json!({}))
+                }
+                Err(error) => Message::failure(message.seq(), message.name(), &error.message),
+            };
+            out.send(&answer);
             return;
         }
         let hub = self.hub.clone();
@@ -511,7 +517,7 @@ impl Client {
         }
     }
 
-    /// Answers a request with what comes of something that takes its time.
+    /// Answers a request with what comes of something that takes its time, and that ends when the client leaves.
     fn answer_later(
         &mut self,
         message: &Message,
@@ -520,14 +526,20 @@ impl Client {
     ) {
         let (seq, command) = (message.seq(), message.name().to_owned());
         if self.verbs >= MAX_VERBS {
-            let why = "too many verbs are being carried out for this client";
-            out.send(&Message::failure(seq, &command, why));
+            let why = format!(
+                "{MAX_VERBS} verbs are being carried out for this client; try again when one is done"
+            );
+            out.send(&Message::failure(seq, &command, &why));
             return;
         }
         self.verbs += 1;
         let handle = self.handle.clone();
         self.hub.tasks.spawn(async move {
-            let answer = match doing.await {
+            let done = tokio::select! {
+                done = doing => done,
+                () = handle.mailbox.closed() => return,
+            };
+            let answer = match done {
                 Ok(body) => Message::response(seq, &command, body),
                 Err(error) => Message::failure(seq, &command, &error.message),
             };
@@ -537,6 +549,10 @@ impl Client {
 
     /// Follows the news of sessions; a client that lags misses some, and is told how many.
     fn subscribe(&mut self) {
+        if self.subscription.is_some() {
+            // Another one would begin now, and what the first has not told yet would be lost.
+            return;
+        }
         let mut events = control::Events::follow(&self.hub);
         let handle = self.handle.clone();
         let follow = self.hub.tasks.spawn(async move {

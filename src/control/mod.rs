@@ -97,6 +97,14 @@ pub fn access(verb: &str) -> Result<Access, Error> {
     })
 }
 
+/// Checks that something that takes no arguments was given none.
+///
+/// # Errors
+/// The argument that it was given.
+pub fn takes_nothing(arguments: &Value) -> Result<(), Error> {
+    Arguments::read(arguments)?.end()
+}
+
 /// Carries out a verb for somebody who may do as much as `may`.
 ///
 /// # Errors
