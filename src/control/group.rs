@@ -14,7 +14,7 @@ use super::arguments::Arguments;
 use super::listing::{locate, nothing_matches};
 use crate::hub::Hub;
 use crate::selector::Selector;
-use crate::session::{Handle, Mail, State};
+use crate::session::{Handle, Info, Mail, State};
 use crate::wire::Message;
 
 /// How long a process may take to answer, unless the verb is told otherwise.
@@ -143,6 +143,8 @@ async fn standing(session: &Arc<Handle>) -> Map<String, Value> {
 pub(super) async fn pause(hub: &Hub, arguments: Arguments) -> Result<Value, Error> {
     let sessions = selected(hub, arguments)?;
     let rows = each(sessions, ANSWER_WAIT + OUTCOME_WAIT, |session| async move {
+        let state = session.info().state;
+        has_begun(state)?;
         ask(&session, "pause", json!({ "threadId": 0 })).await?;
         let stops = session.until(|info| info.state != State::Running);
         let in_time = timeout(OUTCOME_WAIT, stops).await.is_ok();
@@ -160,6 +162,8 @@ pub(super) async fn pause(hub: &Hub, arguments: Arguments) -> Result<Value, Erro
 pub(super) async fn resume(hub: &Hub, arguments: Arguments) -> Result<Value, Error> {
     let sessions = selected(hub, arguments)?;
     let rows = each(sessions, ANSWER_WAIT, |session| async move {
+        let state = session.info().state;
+        has_begun(state)?;
         ask(&session, "continue", json!({ "threadId": 0 })).await?;
         Ok(standing(&session).await)
     });
@@ -200,7 +204,12 @@ pub(super) async fn terminate(hub: &Hub, mut arguments: Arguments) -> Result<Val
     })?;
     let sessions = select(hub, &selector)?;
     let rows = each(sessions, ANSWER_WAIT, |session| async move {
-        tell(&session, Mail::Terminate)?;
+        let told = session.tell(Mail::Terminate);
+        if session.info().ended.is_some() {
+            // Another one of them may have taken it along.
+            return Ok(Map::new());
+        }
+        told?;
         let ends = timeout(OUTCOME_WAIT, session.until(|_| false)).await;
         let mut row = Map::new();
         if ends.is_err() {
@@ -215,16 +224,12 @@ pub(super) async fn terminate(hub: &Hub, mut arguments: Arguments) -> Result<Val
 pub(super) async fn detach(hub: &Hub, arguments: Arguments) -> Result<Value, Error> {
     let sessions = selected(hub, arguments)?;
     let rows = each(sessions, ANSWER_WAIT, |session| async move {
-        tell(&session, Mail::Detach)?;
-        session.until(|info| info.clients == 0).await;
+        session.tell(Mail::Detach)?;
+        let is_done = |info: &Info| info.clients == 0 && info.state != State::Stopped;
+        session.until(is_done).await;
         Ok(standing(&session).await)
     });
     Ok(json!({ "rows": rows.await }))
-}
-
-fn tell(session: &Handle, mail: Mail) -> Result<(), String> {
-    let told = session.inbox.try_send(mail);
-    told.map_err(|_| "the process does not keep up with what it is asked".into())
 }
 
 /// The sessions that arguments of nothing but a selector pick.
@@ -234,11 +239,21 @@ fn selected(hub: &Hub, mut arguments: Arguments) -> Result<Vec<Arc<Handle>>, Err
     select(hub, &selector)
 }
 
+/// Whether the user's code is what runs or is stopped in a process.
+fn has_begun(state: State) -> Result<(), String> {
+    match state {
+        State::Running | State::Stopped => Ok(()),
+        State::Starting => Err("it is about to start; try again".into()),
+        State::Held => Err("its code has not begun: it waits until an IDE has attached".into()),
+        State::Ended => Err("it has ended".into()),
+    }
+}
+
 /// The thread for which a process is stopped, and in which of its stops.
 pub(super) fn stopped(session: &Handle) -> Result<(i64, u64), String> {
     let info = session.info();
     let stopped = info.stopped.as_ref();
-    stopped
-        .map(|stopped| (stopped.thread, stopped.number))
-        .ok_or_else(|| "it is running; pause it first".into())
+    let stopped = stopped.map(|stopped| (stopped.thread, stopped.number));
+    has_begun(info.state)?;
+    stopped.ok_or_else(|| "it is running; pause it first".into())
 }

@@ -179,7 +179,8 @@ async fn evaluate_in(session: Arc<Handle>, expression: Arc<str>, context: Arc<st
         let (frame_id, frame) = top_frame(&session).await?;
         let arguments =
             json!({ "expression": &*expression, "frameId": frame_id, "context": &*context });
-        (ask(&session, "evaluate", arguments).await?, frame)
+        let answer = ask(&session, "evaluate", arguments).await;
+        (answer.map_err(|why| exception(&why))?, frame)
     } else {
         let argument = Value::from(&*expression);
         (question(&session, "evaluate", argument).await?, Value::Null)
@@ -191,6 +192,20 @@ async fn evaluate_in(session: Arc<Handle>, expression: Arc<str>, context: Arc<st
         "variablesReference": body.variables_reference,
         "frame": frame,
     })))
+}
+
+/// What a traceback ends with: the exception, as the guard gives it. The frames above it are pydevd's own.
+fn exception(message: &str) -> String {
+    const TRACEBACK: &str = "Traceback (most recent call last):\n";
+    let Some((_, last)) = message.rsplit_once(TRACEBACK) else {
+        return message.to_owned();
+    };
+    let is_frame = |line: &&str| line.starts_with(' ');
+    let lines: Vec<&str> = last.trim_end().lines().skip_while(is_frame).collect();
+    match lines[..] {
+        [] => message.to_owned(),
+        _ => lines.join("\n"),
+    }
 }
 
 /// `variables {selector?, variablesReference?}`: those of the topmost frame where a process is stopped, or what is
@@ -208,7 +223,12 @@ pub(super) async fn variables(hub: &Hub, mut arguments: Arguments) -> Result<Val
         stopped(&session)?;
         match reference {
             Some(reference) => {
-                let variables = variables_of(&session, reference).await?;
+                let variables = variables_of(&session, reference).await;
+                let variables = variables.map_err(|why| {
+                    format!(
+                        "it has no variable {reference} now: a reference holds until the process runs on ({why})"
+                    )
+                })?;
                 Ok(fields(json!({ "variables": variables })))
             }
             None => scopes(&session).await,
@@ -296,8 +316,7 @@ pub(super) async fn output(hub: &Hub, mut arguments: Arguments) -> Result<Value,
     arguments.end()?;
     let rows = each(select(hub, &selector)?, ANSWER_WAIT, |session| async move {
         let (tx, rx) = oneshot::channel();
-        let sent = session.inbox.try_send(Mail::Output(tx));
-        sent.map_err(|_| "the process does not keep up with what it is asked")?;
+        session.tell(Mail::Output(tx))?;
         let events = rx.await.map_err(|_| "the process has ended")?;
         let output: Vec<Value> = events
             .iter()

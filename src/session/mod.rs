@@ -239,15 +239,23 @@ impl Handle {
             .await
     }
 
+    /// Puts a mail into its inbox.
+    ///
+    /// # Errors
+    /// Why that cannot be done.
+    pub fn tell(&self, mail: Mail) -> Result<(), String> {
+        self.inbox.try_send(mail).map_err(|error| match error {
+            TrySendError::Full(_) => "the process does not keep up with what it is asked".into(),
+            TrySendError::Closed(_) => "the process has ended".into(),
+        })
+    }
+
     async fn answer_to(
         &self,
         mail: impl FnOnce(oneshot::Sender<Message>) -> Mail,
     ) -> Result<Message, String> {
         let (tx, rx) = oneshot::channel();
-        self.inbox.try_send(mail(tx)).map_err(|error| match error {
-            TrySendError::Full(_) => "the process does not keep up with what it is asked",
-            TrySendError::Closed(_) => "the process has ended",
-        })?;
+        self.tell(mail(tx))?;
         rx.await
             .map_err(|_| "the process ended before it answered".into())
     }

@@ -134,7 +134,8 @@ impl Session {
                     .fail("the process is being replaced (exec), and cannot be asked anything now");
             }
             "continue" if !self.threads.any_stopped() => {
-                // pydevd would answer at the next resume only.
+                // A pause that has not come to anything is taken back; pydevd would answer at the next resume only.
+                self.is_wanted_stopped &= asker.owner() != Owner::Daemon;
                 asker.succeed(json!({ "allThreadsContinued": true }));
             }
             "continue" => self.resume(asker, every_thread(message), out),
@@ -261,9 +262,9 @@ impl Session {
 
     /// Lets everything run that is stopped.
     pub(super) fn resume_all(&mut self, out: &mut Outbox) {
+        self.is_wanted_stopped = false;
         if self.threads.any_stopped() {
             self.resumed_by = None;
-            self.is_wanted_stopped = false;
             self.threads.on_resume_sent();
             self.ask(
                 Message::request("continue", json!({ "threadId": "*" })),
