@@ -14,7 +14,7 @@ use super::arguments::Arguments;
 use super::listing::{locate, nothing_matches};
 use crate::hub::Hub;
 use crate::selector::Selector;
-use crate::session::{Handle, Info, Mail, State};
+use crate::session::{ACTIVATION_WAIT, Handle, Info, Mail, State};
 use crate::wire::Message;
 
 /// How long a process may take to answer, unless the verb is told otherwise.
@@ -54,6 +54,11 @@ where
 {
     let mut tasks = JoinSet::new();
     for (index, session) in sessions.iter().enumerate() {
+        // One that sleeps is woken first.
+        let patience = match session.info().state {
+            State::Dormant => patience + ACTIVATION_WAIT,
+            _ => patience,
+        };
         let doing = timeout(patience, act(session.clone()));
         tasks.spawn(async move { (index, doing.await) });
     }
@@ -242,7 +247,7 @@ fn selected(hub: &Hub, mut arguments: Arguments) -> Result<Vec<Arc<Handle>>, Err
 /// Whether the user's code is what runs or is stopped in a process.
 fn has_begun(state: State) -> Result<(), String> {
     match state {
-        State::Running | State::Stopped => Ok(()),
+        State::Dormant | State::Running | State::Stopped => Ok(()),
         State::Starting => Err("it is about to start; try again".into()),
         State::Held => Err("its code has not begun: it waits until an IDE has attached".into()),
         State::Ended => Err("it has ended".into()),

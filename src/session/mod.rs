@@ -41,6 +41,7 @@ use crate::wire::{Error, Message, Outbox};
 
 pub use asker::Owner;
 pub(crate) use dormancy::for_agent;
+pub use dormancy::{ACTIVATION_WAIT, LINGER};
 pub(crate) use greeting::meet;
 pub use greeting::{Caller, Report};
 pub use order::{MAX_DEPTH, Order};
