@@ -207,6 +207,7 @@ async fn a_thread_that_is_stopped_shows_its_own_frames_only() {
         let tap = Tap::start(&daemon).await;
         let line = script.line("# BREAK");
         let waiting = Client::start(&daemon)
+            .arguments(&json!({ "view": "process" }))
             .breakpoints(script.path(), &[line])
             .waiting()
             .await;
@@ -417,6 +418,7 @@ async fn an_expression_is_evaluated_in_main_and_stops_nowhere() {
         let daemon = Daemon::start().await;
         let tap = Tap::start(&daemon).await;
         let waiting = Client::start(&daemon)
+            .arguments(&json!({ "view": "process" }))
             .breakpoints(script.path(), &[line])
             .waiting()
             .await;
