@@ -90,7 +90,7 @@ impl Attach {
     ///
     /// # Errors
     /// What is wrong with them, in words for the user.
-    fn read(message: &Message) -> Result<Attach, String> {
+    pub(super) fn read(message: &Message) -> Result<Attach, String> {
         let original: Map<String, Value> = message.decode().map_err(|error| error.to_string())?;
         let view: Option<ViewKind> = argument(&original, "view")?;
         let sessions: Option<Selector> = argument(&original, "sessions")?;

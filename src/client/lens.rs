@@ -185,6 +185,12 @@ impl Lens {
         self.breakpoints.remove(&id);
     }
 
+    /// Whether no id of any process means anything.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.meanings.is_empty() && self.names.is_empty() && self.of_member.is_empty()
+    }
+
     fn fresh(&mut self) -> i64 {
         loop {
             self.last = if self.last >= MAX_ID {

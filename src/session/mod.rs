@@ -750,3 +750,32 @@ impl Peer for Session {
         self.goodbye || self.is_over || self.next.is_some()
     }
 }
+
+#[cfg(test)]
+impl Handle {
+    /// A session without a task, which a test plays itself; the number is its name.
+    pub(crate) fn scripted(number: u32, inbox: mpsc::Sender<Mail>) -> Handle {
+        let info = Info {
+            id: Uuid::from_u128(number.into()),
+            pid: number,
+            parent: None,
+            ppid: None,
+            name: number.to_string(),
+            labels: BTreeMap::new(),
+            state: State::Starting,
+            stopped: None,
+            started: Timestamp::now(),
+            ended: None,
+            exit: None,
+            helper: false,
+            clients: 0,
+            python: None,
+            debugpy: None,
+            argv: Vec::new(),
+            order: Default::default(),
+            identity: None,
+        };
+        let (id, info) = (info.id, Mutex::new(info));
+        Handle { id, inbox, info }
+    }
+}

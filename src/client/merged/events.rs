@@ -125,7 +125,7 @@ impl Fleet {
             return;
         };
         if process.told == Told::Continue {
-            // The stop that it is about to leave: what stops it anew comes behind its word that it runs.
+            // A stop that it is about to leave: the answer comes before whatever stops it anew.
             return;
         }
         let named = body.get("threadId").and_then(Value::as_i64);
@@ -219,9 +219,6 @@ impl Fleet {
             }
             std::mem::take(&mut process.stopped).into_iter().collect()
         };
-        if process.told == Told::Continue {
-            process.told = Told::Nothing;
-        }
         self.lens.resumed(member, alone);
         self.may_have_run_on(member);
         for thread in running {

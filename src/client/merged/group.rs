@@ -28,7 +28,7 @@ pub(super) enum Told {
     Nothing,
     /// To step; until it stops again.
     Step,
-    /// To run on with its group; until it says that it does.
+    /// To run on with its group; until it answers that.
     Continue,
 }
 
@@ -94,6 +94,9 @@ impl Fleet {
 
     /// Lets a process run on that stands still because of its group.
     pub(super) fn go_on(&mut self, member: Member) {
+        if let Some(process) = self.members.get_mut(&member) {
+            process.told = Told::Continue;
+        }
         let request = Message::request("continue", json!({ "threadId": 0 }));
         self.ask(member, &request, Asked::Continue { member });
     }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -36,6 +37,17 @@ const MAX_THREADS: usize = 4096;
 
 /// The most source maps that are kept for processes that come later.
 const MAX_SOURCE_MAPS: usize = 1024;
+
+/// What a `continue` is answered: all threads of one process run, which are not all of this session.
+const CONTINUED: Continued = Continued {
+    all_threads_continued: false,
+};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Continued {
+    all_threads_continued: bool,
+}
 
 /// What a request has led to beyond its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +132,11 @@ impl Process {
         }
         let (name, ran) = (None, self.runs);
         Some(self.threads.entry(thread).or_insert(Thread { name, ran }))
+    }
+
+    /// Whether a thread is stopped, by itself or with its process, and not about to run on.
+    fn is_stopped(&self, thread: i64) -> bool {
+        self.told != Told::Continue && (self.all_stopped || self.stopped.contains(&thread))
     }
 
     /// A number that changes when a thread runs on or ends, or, if none is meant, when any runs on.
@@ -409,15 +426,22 @@ impl Fleet {
             message.name(),
             "next" | "stepIn" | "stepOut" | "goto" | "stepInTargets" | "exceptionInfo"
         );
-        let runs_now = |thread: i64| !process.all_stopped && !process.stopped.contains(&thread);
-        if needs_stop && thread.is_some_and(runs_now) {
+        if needs_stop && thread.is_some_and(|thread| !process.is_stopped(thread)) {
             // The process would say so too, and call the thread by its own number.
             let why = "the thread is running; pause it first";
             out.send(&Message::refusal(seq, message.name(), "notStopped", why));
             return Ok(());
         }
         match message.name() {
-            "continue" => self.release(member),
+            "continue" => {
+                let runs = process.stopped.is_empty() || process.told == Told::Continue;
+                self.release(member);
+                if runs {
+                    // Or is about to: a stop that the client has not heard of is not what it means.
+                    out.send(&Message::response(seq, "continue", CONTINUED));
+                    return Ok(());
+                }
+            }
             // A stop that the client wants is not undone.
             "pause" => process.paused = Paused::No,
             name if steps(name) => process.told = Told::Step,
@@ -603,8 +627,12 @@ impl Fleet {
                 let Some(process) = self.members.get_mut(&member) else {
                     return;
                 };
-                let is_done = &*command == "continue" || steps(&command) && !message.success();
-                if is_done {
+                let told = match &*command {
+                    "continue" => Told::Continue,
+                    name if steps(name) && !message.success() => Told::Step,
+                    _ => Told::Nothing,
+                };
+                if process.told == told {
                     process.told = Told::Nothing;
                 }
                 if message.success() && resumes(&command) && process.stop(thread) == stop {
@@ -664,18 +692,20 @@ impl Fleet {
         }
         let command = message.name();
         if command == "continue" {
-            // Of all threads of this process, which are not all of this session.
-            return Message::response(0, command, json!({ "allThreadsContinued": false }));
+            return Message::response(0, command, CONTINUED);
         }
         let Ok(mut body) = message.decode::<Value>() else {
             return Message::failure(0, command, "the answer of the process cannot be read");
         };
-        match self.members.get(&member) {
-            Some(process) if process.stop(thread) == stop => {
-                self.lens.outward(member, thread, &mut body)
-            }
-            Some(_) => self.lens.outward_late(member, thread, &mut body),
-            None => return Message::failure(0, command, "the process has left this session"),
+        let Some(process) = self.members.get(&member) else {
+            return Message::failure(0, command, "the process has left this session");
+        };
+        // Of a thread that runs the stack can be had, but nothing can be asked about its frames.
+        let runs = thread.is_some_and(|thread| !process.is_stopped(thread));
+        if runs || process.stop(thread) != stop {
+            self.lens.outward_late(member, thread, &mut body);
+        } else {
+            self.lens.outward(member, thread, &mut body);
         }
         Message::response(0, command, body)
     }
@@ -706,3 +736,6 @@ fn for_all(message: &Message) -> Result<Message, String> {
     }
     Err("a source without a path is one process's own: set its breakpoints in a session of that process".into())
 }
+
+#[cfg(test)]
+mod tests;
