@@ -37,21 +37,7 @@ async fn answer_to(daemon: &Daemon, bytes: &[u8]) -> Vec<u8> {
 
 /// An HTTP request and its answer: the status, and the body.
 async fn http(daemon: &Daemon, request: &str, headers: &[&str], body: &str) -> (u16, String) {
-    let mut text = format!("{request} HTTP/1.1\r\n");
-    for header in headers {
-        text.push_str(header);
-        text.push_str("\r\n");
-    }
-    let length = body.len();
-    text.push_str(&format!(
-        "Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    ));
-    let answer = answer_to(daemon, text.as_bytes()).await;
-    let answer = String::from_utf8(answer).expect("it is text");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("it has a head");
-    let status = head.strip_prefix("HTTP/1.1 ").expect("it is HTTP/1.1");
-    let status = status[..3].parse().expect("it has a status");
-    (status, body.into())
+    support::http::http(daemon.address, request, headers, body).await
 }
 
 /// `GET` as a browser on this machine sends it.

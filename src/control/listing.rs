@@ -79,7 +79,15 @@ pub(super) fn nothing_matches(hub: &Hub, selector: &Selector) -> Error {
         }
         _ => format!("there are {}", names.join(", ")),
     };
-    let why = format!("no session matches {selector}; {there_are}");
+    let is_helper = |session: &&Arc<Handle>| {
+        let info = session.info();
+        info.helper && selector.matches(&info.subject())
+    };
+    let but = match sessions.iter().find(is_helper) {
+        Some(_) => " but one of multiprocessing's own processes, which is left alone",
+        None => "",
+    };
+    let why = format!("no session matches {selector}{but}; {there_are}");
     Error::new(Code::NotFound, why)
 }
 

@@ -1,13 +1,14 @@
 //! The daemon under test: the real binary, on a port of its own.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use super::http::http;
 use super::python::clean;
 use super::wait::{Printed, Watched, collect, within};
 
@@ -104,16 +105,34 @@ impl Daemon {
         within(&format!("{text:?} in the log"), there).await;
     }
 
-    /// What `dbgproxy sessions --json` lists, with further arguments.
-    pub async fn sessions(&self, arguments: &[&str]) -> Vec<Value> {
+    /// Runs another subcommand, which asks this daemon.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbgproxy"));
         clean(&mut command);
         command
-            .args(["sessions", "--json", "--connect", &self.connect()])
+            .env("DBGPROXY", self.connect())
             .args(arguments)
+            .stdin(Stdio::null())
             .kill_on_drop(true);
-        let output = within("the list of sessions", command.output()).await;
-        let output = output.expect("the daemon's binary can be started");
+        let output = within(&format!("the end of {arguments:?}"), command.output()).await;
+        output.expect("the daemon's binary can be started")
+    }
+
+    /// What a verb is answered over HTTP: the status, and the body.
+    pub async fn verb(&self, verb: &str, arguments: Value) -> (u16, Value) {
+        let host = format!("Host: {}", self.connect());
+        let headers = [&*host, "Content-Type: application/json"];
+        let request = format!("POST /api/v1/{verb}");
+        let (status, body) = http(self.address, &request, &headers, &arguments.to_string()).await;
+        let body = serde_json::from_str(&body);
+        (status, body.expect("an answer is JSON"))
+    }
+
+    /// What `dbgproxy sessions --json` lists, with further arguments.
+    pub async fn sessions(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self
+            .run(&[&["sessions", "--json"], arguments].concat())
+            .await;
         assert!(output.status.success(), "{output:?}");
         let mut listing: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
         serde_json::from_value(listing["sessions"].take()).expect("it lists sessions")
@@ -124,10 +143,15 @@ impl Daemon {
         self.child.kill().await.expect("it is our child");
     }
 
-    /// Asks it to stop, and waits until it has done so properly, having printed nothing but where it listens.
-    pub async fn stop(mut self) {
+    /// Asks it to stop, and waits until it has [ended](Daemon::ended).
+    pub async fn stop(self) {
         let pid = Pid::from_raw(self.pid().cast_signed()).expect("no process has id 0");
         kill_process(pid, Signal::TERM).expect("it is our child");
+        self.ended().await;
+    }
+
+    /// Waits until it has stopped properly, having printed nothing but where it listens.
+    pub async fn ended(mut self) {
         let status = within("the daemon to stop", self.child.wait()).await;
         let status = status.expect("it is our child");
         assert!(status.success(), "the daemon stopped with {status}");

@@ -73,8 +73,20 @@ impl Described {
 
     /// The script that it pretends to run.
     pub fn script(mut self, path: &str) -> Self {
-        let Pydevd { pid, parent, .. } = self.pydevd;
+        let Pydevd {
+            pid,
+            parent,
+            report,
+            ..
+        } = self.pydevd;
         self.pydevd = Pydevd::new(pid, parent, path);
+        self.pydevd.report = report;
+        self
+    }
+
+    /// What the guard reports of it, such as `{"name": "worker-1"}`.
+    pub fn reporting(mut self, report: &Value) -> Self {
+        self.pydevd.report = report.clone();
         self
     }
 
@@ -211,6 +223,11 @@ impl DebugServer {
 
     pub fn set_local(&self, thread: i64, name: &str, value: &str) {
         self.pydevd(|pydevd| pydevd.set_local(thread, name, value));
+    }
+
+    /// Gives `__main__` a name that can be evaluated while the process runs.
+    pub fn set_global(&self, name: &str, value: &str) {
+        self.pydevd(|pydevd| pydevd.globals.insert(name.into(), value.into()));
     }
 
     /// Stops in a thread; `body` is added to the usual body of the event (`Null` for nothing).

@@ -8,6 +8,7 @@
 //! | [`debug_server`], [`pydevd`] | [`DebugServer`]: a process to be debugged, without Python |
 //! | [`python`], [`program`] | [`Python`], [`Script`], [`Program`]: a process to be debugged, with Python |
 //! | [`tap`] | [`Tap`]: between a process and the daemon, to hear the guard and to ask it |
+//! | [`http`] | the same daemon as scripts and browsers ask it |
 //! | [`schema`] | what every message to a client must look like |
 //! | [`wire`], [`wait`] | framing, and waiting with a limit |
 //!
@@ -22,6 +23,7 @@ pub mod client;
 pub mod daemon;
 pub mod debug_server;
 pub mod debugging;
+pub mod http;
 pub mod program;
 pub mod pydevd;
 pub mod python;

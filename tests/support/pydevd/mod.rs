@@ -2,8 +2,10 @@
 //!
 //! Everything here was seen of the real one, its oddities included: the daemon has to live with them.
 //!
-//! [`process`] has the threads and ids that the requests are about, [`wording`] how the answers look on the wire.
+//! [`process`] has the threads and ids that the requests are about, [`wording`] how the answers look on the wire, and
+//! [`guard`] what the daemon's own module in the process says.
 
+mod guard;
 mod process;
 mod wording;
 
@@ -54,6 +56,10 @@ pub struct Pydevd {
     pub out: VecDeque<Out>,
     /// Whether user code has been let go.
     pub released: bool,
+    /// What the guard reports of the process when it is installed; nothing if null.
+    pub report: Value,
+    /// What there is in `__main__`: names and values.
+    pub globals: HashMap<String, String>,
     attached: bool,
     /// It was paused before user code was let go.
     pauses_at_first_line: bool,
@@ -74,6 +80,8 @@ impl Pydevd {
             script: script.into(),
             out: VecDeque::new(),
             released: false,
+            report: Value::Null,
+            globals: HashMap::new(),
             attached: false,
             pauses_at_first_line: false,
             things: HashMap::new(),
@@ -347,6 +355,7 @@ impl Pydevd {
         let arguments = &request["arguments"];
         let mut body = json!({ "result": "", "variablesReference": 0, "presentationHint": {} });
         if arguments["frameId"].is_null() {
+            self.ask_guard(arguments["expression"].as_str().unwrap_or_default());
             return self.respond(request, &body);
         }
         let expression = arguments["expression"].as_str().unwrap_or_default();
