@@ -36,6 +36,8 @@
 //! | [`http`] | the same verbs for browsers and scripts | DAP |
 //! | [`selector`] | `name=worker-*,state=stopped` | sessions' inner life |
 //! | [`owner`] | which user a TCP peer is | DAP |
+//! | [`agent`] | the agent's Python files, and where they are unpacked | what they do |
+//! | [`cache`] | the user's cache of what runs inside programs | what is in it |
 //! | [`config`], [`commands`] | what the user sets, and the command line | messages |
 //!
 //! # Invariants
@@ -55,6 +57,7 @@
 
 pub mod agent;
 pub mod breakpoints;
+pub mod cache;
 pub mod client;
 pub mod commands;
 pub mod compare;

@@ -4,6 +4,8 @@
 //! connection of its own, which the agent announces.
 //! This module knows nothing of clients, and nothing of what a debug server says.
 
+pub mod package;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -1,0 +1,1 @@
+"""dbgproxy inside a Python process."""

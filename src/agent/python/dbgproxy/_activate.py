@@ -1,0 +1,1 @@
+"""Brings pydevd into this process."""
