@@ -4,7 +4,9 @@
 //! The commands know no session: apart from `serve` they ask a daemon over HTTP (`http.rs`), as
 //! anybody could.
 
+mod env;
 mod http;
+mod ide;
 mod options;
 mod serve;
 mod sessions;
@@ -16,6 +18,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub use env::{Env, Shell};
+pub use ide::{Editor, Ide};
 pub use options::{LogFormat, Options};
 pub use serve::Serve;
 pub use sessions::Sessions;
@@ -35,6 +39,10 @@ pub struct Arguments {
 pub enum Command {
     /// Run the daemon
     Serve(Serve),
+    /// Print the environment in which every Python becomes a session
+    Env(Env),
+    /// Print a ready configuration for an editor
+    Ide(Ide),
     /// List sessions
     Sessions(Sessions),
     /// Set, list and remove breakpoints of the daemon's own
@@ -79,6 +87,8 @@ pub fn run() -> ExitCode {
     };
     let done = match arguments.command {
         Command::Serve(serve) => serve.run(),
+        Command::Env(env) => env.run(),
+        Command::Ide(ide) => ide.run(),
         Command::Sessions(sessions) => sessions.run(),
         Command::Break(line) => line.run(),
         Command::Pause(over) => over.run("pause"),
