@@ -4,12 +4,15 @@
 //! The commands know no session: apart from `serve` they ask a daemon over HTTP (`http.rs`), as
 //! anybody could.
 
+mod agent;
 mod env;
 mod http;
 mod ide;
 mod options;
+mod python;
 mod serve;
 mod sessions;
+mod setup;
 mod verbs;
 
 use std::fmt::Display;
@@ -18,11 +21,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub use agent::{Agent, Place as AgentPlace, What as AgentWhat};
 pub use env::{Env, Shell};
 pub use ide::{Editor, Ide};
 pub use options::{LogFormat, Options};
 pub use serve::Serve;
 pub use sessions::Sessions;
+pub use setup::Setup;
 pub use verbs::{Asking, Break, BreakAdd, BreakWhat, Eval, Over, OverNamed, Place, Vars, Which};
 
 /// One port for debugging Python programs that are many processes, from any number of IDEs
@@ -43,6 +48,10 @@ pub enum Command {
     Env(Env),
     /// Print a ready configuration for an editor
     Ide(Ide),
+    /// Get a copy of debugpy for programs whose environment has none
+    Setup(Setup),
+    /// Load the agent where PYTHONPATH does not reach
+    Agent(Agent),
     /// List sessions
     Sessions(Sessions),
     /// Set, list and remove breakpoints of the daemon's own
@@ -89,6 +98,8 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Env(env) => env.run(),
         Command::Ide(ide) => ide.run(),
+        Command::Setup(setup) => setup.run(),
+        Command::Agent(agent) => agent.run(),
         Command::Sessions(sessions) => sessions.run(),
         Command::Break(line) => line.run(),
         Command::Pause(over) => over.run("pause"),
