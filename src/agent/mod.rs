@@ -190,7 +190,7 @@ impl Agent {
                     tracing::warn!(session = %self.session.id, %error, "an agent's report cannot be read");
                 }
             },
-            "dbgproxy/activationFailed" => {
+            "dbgproxy/notActivated" => {
                 let why = body["message"]
                     .as_str()
                     .unwrap_or("the agent does not say why");

@@ -773,9 +773,10 @@ impl Handle {
             debugpy: None,
             argv: Vec::new(),
             order: Default::default(),
+            number: 1,
             identity: None,
         };
-        let (id, info) = (info.id, Mutex::new(info));
+        let (id, info) = (info.id, watch::Sender::new(info));
         Handle { id, inbox, info }
     }
 }

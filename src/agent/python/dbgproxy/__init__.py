@@ -1,1 +1,4 @@
-"""dbgproxy inside a Python process."""
+"""dbgproxy inside a Python process.
+
+Importing it needs no daemon, and imports nothing else.
+"""
