@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::control::{self, Access};
+use crate::control::{self, Access, Followed};
 use crate::hub::Hub;
 use crate::link::Link;
 use crate::mailbox::{Scale, mailbox};
@@ -44,6 +44,9 @@ pub const IDLE_WAIT: Duration = Duration::from_secs(600);
 
 /// How long a session may take to answer what it owes when the daemon stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether a client that has missed news of sessions can take some again.
+const CATCH_UP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The most verbs of one client that are being carried out; further ones are refused.
 pub const MAX_VERBS: usize = 32;
@@ -556,16 +559,23 @@ impl Client {
         let mut events = control::Events::follow(&self.hub);
         let handle = self.handle.clone();
         let follow = self.hub.tasks.spawn(async move {
+            // How many it has missed and not been told of.
             let mut missed = 0;
-            while let Some(body) = events.next().await {
-                if handle.lags() {
-                    missed += 1;
-                    continue;
+            loop {
+                let next = tokio::select! {
+                    next = events.next() => next,
+                    () = caught_up(&handle), if missed > 0 => {
+                        let missed = Followed::Missed(std::mem::take(&mut missed));
+                        handle.tell_news(missed.body());
+                        continue;
+                    }
+                };
+                let Some(next) = next else { break };
+                if missed > 0 || handle.lags() {
+                    missed += next.count();
+                } else {
+                    handle.tell_news(next.body());
                 }
-                if missed > 0 {
-                    handle.tell_news(control::missed(std::mem::take(&mut missed)));
-                }
-                handle.tell_news(body);
             }
         });
         self.subscription = Some(AbortOnDropHandle::new(follow));
@@ -629,6 +639,13 @@ impl Peer for Client {
 
     fn finished(&self) -> bool {
         self.finished
+    }
+}
+
+/// Waits until a client that has lagged has room again.
+async fn caught_up(handle: &Handle) {
+    while !handle.has_caught_up() {
+        tokio::time::sleep(CATCH_UP_INTERVAL).await;
     }
 }
 

@@ -26,24 +26,48 @@ impl Events {
         }
     }
 
-    /// The body of the next event, [`SESSION`]; none when the daemon stops.
+    /// What comes next; nothing when the daemon stops.
     ///
-    /// Who is too slow is told how many it has missed, and finds them by asking for the `sessions`.
-    pub async fn next(&mut self) -> Option<Value> {
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn next(&mut self) -> Option<Followed> {
         let news = tokio::select! {
             news = self.news.recv() => news,
             () = self.stop.cancelled() => return None,
         };
         match news {
-            Ok(news) => Some(json!(news)),
-            Err(RecvError::Lagged(count)) => Some(missed(count)),
+            Ok(news) => Some(Followed::News(json!(news))),
+            Err(RecvError::Lagged(count)) => Some(Followed::Missed(count)),
             Err(RecvError::Closed) => None,
         }
     }
 }
 
-/// The body of an event that stands for some that were left out.
-#[must_use]
-pub fn missed(count: u64) -> Value {
-    json!({ "reason": "missed", "count": count })
+/// What who follows sessions is told.
+pub enum Followed {
+    /// The body of an event.
+    News(Value),
+    /// How many events were left out, because they were not read fast enough. The verb `sessions` has what is now.
+    Missed(u64),
+}
+
+impl Followed {
+    /// How many events it stands for.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match self {
+            Followed::News(_) => 1,
+            Followed::Missed(count) => *count,
+        }
+    }
+
+    /// The body of the event [`SESSION`] that says it.
+    #[must_use]
+    pub fn body(self) -> Value {
+        match self {
+            Followed::News(body) => body,
+            Followed::Missed(count) => json!({ "reason": "missed", "count": count }),
+        }
+    }
 }

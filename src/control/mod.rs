@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::hub::Hub;
 use arguments::Arguments;
-pub use events::{Events, SESSION, missed};
+pub use events::{Events, Followed, SESSION};
 
 /// Why a verb came to nothing.
 #[derive(Debug, Serialize)]

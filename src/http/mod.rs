@@ -95,7 +95,7 @@ async fn get_verb(
 /// `GET /api/v1/events`: what happens to sessions from now on, as `text/event-stream`.
 async fn events(State(hub): State<Arc<Hub>>) -> Response {
     let events = stream::unfold(Events::follow(&hub), |mut events| async move {
-        let body = events.next().await?;
+        let body = events.next().await?.body();
         let event = Event::default().event(SESSION).data(body.to_string());
         Some((Ok::<_, Infallible>(event), events))
     });
