@@ -140,6 +140,14 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let hub = Arc::new(Hub::new(config, listeners.addresses(), stop));
+    run_for(hub, listeners).await
+}
+
+/// The same for a directory that the caller looks into as well.
+///
+/// # Errors
+/// None yet: a connection's failure is its own.
+pub async fn run_for(hub: Arc<Hub>, listeners: Listeners) -> anyhow::Result<()> {
     let room = Arc::new(Semaphore::new(connections()));
     for listener in listeners.0 {
         hub.tasks.spawn(accept(hub.clone(), listener, room.clone()));

@@ -1,15 +1,17 @@
 //! The command line: what the user wrote becomes calls, and what comes of them an exit code.
 //!
 //! One file a subcommand. stdout is data and stderr is talk; nothing outside this module prints.
-//! The commands know no session: apart from `serve` they ask a daemon over HTTP (`http.rs`), as
+//! The commands know no session: apart from `serve` and `run` they ask a daemon over HTTP (`http.rs`), as
 //! anybody could.
 
 mod agent;
+mod doctor;
 mod env;
 mod http;
 mod ide;
 mod options;
 mod python;
+mod run;
 mod serve;
 mod sessions;
 mod setup;
@@ -22,9 +24,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use agent::{Agent, Place as AgentPlace, What as AgentWhat};
+pub use doctor::Doctor;
 pub use env::{Env, Shell};
 pub use ide::{Editor, Ide};
 pub use options::{LogFormat, Options};
+pub use run::Run;
 pub use serve::Serve;
 pub use sessions::Sessions;
 pub use setup::Setup;
@@ -44,10 +48,14 @@ pub struct Arguments {
 pub enum Command {
     /// Run the daemon
     Serve(Serve),
+    /// Run a command with every Python under it attached
+    Run(Run),
     /// Print the environment in which every Python becomes a session
     Env(Env),
     /// Print a ready configuration for an editor
     Ide(Ide),
+    /// Check this machine: interpreters, debugpy, the port, permissions
+    Doctor(Doctor),
     /// Get a copy of debugpy for programs whose environment has none
     Setup(Setup),
     /// Load the agent where PYTHONPATH does not reach
@@ -83,7 +91,7 @@ pub enum Command {
 }
 
 /// Does what the process's arguments say, and says how it went: 0 done, 1 failed, 2 wrong usage,
-/// 3 no daemon there.
+/// 3 no daemon there; for `run` it is the command's own code.
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -96,8 +104,13 @@ pub fn run() -> ExitCode {
     };
     let done = match arguments.command {
         Command::Serve(serve) => serve.run(),
+        Command::Run(run) => match run.run() {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::Env(env) => env.run(),
         Command::Ide(ide) => ide.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Setup(setup) => setup.run(),
         Command::Agent(agent) => agent.run(),
         Command::Sessions(sessions) => sessions.run(),

@@ -243,16 +243,8 @@ pub(super) async fn find() -> Vec<anyhow::Result<Interpreter>> {
             .map(PathBuf::from)
             .or_else(|| home.map(|home| home.join(".pyenv"))),
     );
-    let mut asked = Vec::new();
-    for paths in candidates.chunks(AT_ONCE) {
-        let mut questions = JoinSet::new();
-        for (number, path) in paths.iter().cloned().enumerate() {
-            questions.spawn(async move { (number, Interpreter::at(&path).await) });
-        }
-        let mut answers = questions.join_all().await;
-        answers.sort_by_key(|(number, _)| *number);
-        asked.extend(answers.into_iter().map(|(_, answer)| answer));
-    }
+    let ask = |path: PathBuf| async move { Interpreter::at(&path).await };
+    let mut asked = each(candidates, ask).await;
     let mut known = HashSet::new();
     asked.retain(|answer| match answer {
         // One environment has many names for its interpreter.
@@ -260,6 +252,27 @@ pub(super) async fn find() -> Vec<anyhow::Result<Interpreter>> {
         Err(_) => true,
     });
     asked
+}
+
+/// Does something with each of many interpreters, a few of them at a time.
+pub(super) async fn each<I, O, F>(items: Vec<I>, work: impl Fn(I) -> F) -> Vec<O>
+where
+    O: Send + 'static,
+    F: Future<Output = O> + Send + 'static,
+{
+    let mut done = Vec::new();
+    let mut items = items.into_iter().peekable();
+    while items.peek().is_some() {
+        let mut tasks = JoinSet::new();
+        for (number, item) in items.by_ref().take(AT_ONCE).enumerate() {
+            let work = work(item);
+            tasks.spawn(async move { (number, work.await) });
+        }
+        let mut some = tasks.join_all().await;
+        some.sort_by_key(|(number, _)| *number);
+        done.extend(some.into_iter().map(|(_, output)| output));
+    }
+    done
 }
 
 /// Paths of what may be interpreters, the likeliest first.

@@ -127,7 +127,7 @@ fn stop_on_signals(stop: &CancellationToken) -> io::Result<()> {
 }
 
 /// What is logged: as the options say, else as `RUST_LOG` says, else from `info` on.
-fn filter(option: Option<&str>) -> anyhow::Result<EnvFilter> {
+pub(super) fn filter(option: Option<&str>) -> anyhow::Result<EnvFilter> {
     let environment = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let (text, source) = match (option, &environment) {
         (Some(text), _) => (text, "the log level"),
@@ -148,7 +148,11 @@ fn filter(option: Option<&str>) -> anyhow::Result<EnvFilter> {
     EnvFilter::builder().parse(text).with_context(wrong)
 }
 
-fn start_log(filter: EnvFilter, format: LogFormat, file: Option<&Path>) -> anyhow::Result<()> {
+pub(super) fn start_log(
+    filter: EnvFilter,
+    format: LogFormat,
+    file: Option<&Path>,
+) -> anyhow::Result<()> {
     let writer = match file {
         None => BoxMakeWriter::new(io::stderr),
         Some(path) => {
