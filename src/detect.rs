@@ -101,11 +101,11 @@ pub(crate) async fn detect(stream: Stream) -> anyhow::Result<Detected> {
         Ok(Ok(0)) => return Ok(Detected::Nobody),
         Ok(result) => drop(result?),
     }
-    timeout(FIRST_WORDS_WAIT, async {
+    let heard = timeout(FIRST_WORDS_WAIT, async {
         loop {
             match first_words(&buffer) {
                 FirstWords::Dap => return hear(Link::new(stream, buffer)).await,
-                FirstWords::Http => return Ok(Detected::Http(stream, buffer)),
+                FirstWords::Http => return Ok(Heard::Detected(Detected::Http(stream, buffer))),
                 FirstWords::Unknown => {
                     let start = &buffer[..buffer.len().min(LONGEST_WORD)];
                     bail!(
@@ -114,13 +114,25 @@ pub(crate) async fn detect(stream: Stream) -> anyhow::Result<Detected> {
                     );
                 }
                 FirstWords::TooFew if read_first(&stream, &mut buffer).await? == 0 => {
-                    return Ok(Detected::Nobody);
+                    return Ok(Heard::Detected(Detected::Nobody));
                 }
                 FirstWords::TooFew => {}
             }
         }
-    })
-    .await?
+    });
+    match heard.await?? {
+        Heard::Detected(detected) => Ok(detected),
+        Heard::Announced(link, session) => timeout(SILENCE_WAIT, probe(link, session)).await?,
+    }
+}
+
+/// What a peer's first message says.
+#[allow(clippy::large_enum_variant)] // There is one at a time.
+enum Heard {
+    /// What it is.
+    Detected(Detected),
+    /// That it is the debug server of this session, which does not speak before it is spoken to.
+    Announced(Link, Option<SessionId>),
 }
 
 async fn read_first(stream: &Stream, buffer: &mut BytesMut) -> std::io::Result<usize> {
@@ -135,10 +147,10 @@ async fn read_first(stream: &Stream, buffer: &mut BytesMut) -> std::io::Result<u
 }
 
 /// A peer that speaks DAP: its first message says whether it is an IDE.
-async fn hear(mut link: Link) -> anyhow::Result<Detected> {
+async fn hear(mut link: Link) -> anyhow::Result<Heard> {
     let message = match link.next().await {
         Ok(Some(message)) => message,
-        Ok(None) => return Ok(Detected::Nobody),
+        Ok(None) => return Ok(Heard::Detected(Detected::Nobody)),
         Err(error) => {
             if let Some(crate::wire::Error::Message(why)) = error.downcast_ref() {
                 link.out.send(&Message::failure(0, "", why));
@@ -150,16 +162,17 @@ async fn hear(mut link: Link) -> anyhow::Result<Detected> {
     first_message(link, message).await
 }
 
-async fn first_message(mut link: Link, message: Message) -> anyhow::Result<Detected> {
+async fn first_message(mut link: Link, message: Message) -> anyhow::Result<Heard> {
     let why = match (message.kind(), message.name()) {
-        (Kind::Request, "initialize") => return Ok(Detected::Client(link, message)),
+        (Kind::Request, "initialize") => {
+            return Ok(Heard::Detected(Detected::Client(link, message)));
+        }
         (Kind::Request, "dbgproxy/hello") => match Hello::read(&message) {
             Ok((Role::Agent, caller)) => {
-                return Ok(Detected::Agent(link, message.seq(), caller));
+                let agent = Detected::Agent(link, message.seq(), caller);
+                return Ok(Heard::Detected(agent));
             }
-            Ok((Role::DebugServer, caller)) => {
-                return timeout(SILENCE_WAIT, probe(link, caller.session)).await?;
-            }
+            Ok((Role::DebugServer, caller)) => return Ok(Heard::Announced(link, caller.session)),
             Err(error) => &format!("this is no hello: {error}"),
         },
         (Kind::Request, _) => "the first request must be \"initialize\"",
@@ -200,7 +213,10 @@ async fn probe(mut link: Link, announced: Option<SessionId>) -> anyhow::Result<D
             // An IDE after all, behind something slow; its answer to the probe says nothing.
             Kind::Request => {
                 link.input.set_quick(false);
-                return Box::pin(first_message(link, message)).await;
+                return match first_message(link, message).await? {
+                    Heard::Detected(detected) => Ok(detected),
+                    Heard::Announced(..) => bail!("a debug server was announced too late"),
+                };
             }
             Kind::Response | Kind::Event => {}
         }

@@ -320,6 +320,18 @@ impl Hub {
             .find(|session| session.info().identity.as_ref() == Some(identity))
     }
 
+    /// Notes the exit code of a process that is about to end or has just ended; false if there is none.
+    pub(crate) fn note_exit(&self, pid: u32, exit: i64) -> bool {
+        if let Some(session) = self.session_of_pid(pid) {
+            session.update(|info| info.exit = Some(exit));
+            return true;
+        }
+        let mut history = self.history();
+        let mut recent = history.iter_mut().rev();
+        let ended = recent.find(|info| info.pid == pid && !has_ended_before(info, ORPHAN_WAIT));
+        ended.map(|info| info.exit = Some(exit)).is_some()
+    }
+
     /// Makes a client known.
     pub(crate) fn register(&self, client: &Arc<client::Handle>) {
         self.clients.insert(client.id, client.clone());

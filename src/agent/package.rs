@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn what_is_damaged_is_replaced() {
         let elsewhere = tempfile::tempdir().unwrap();
-        let damages: [(&str, &dyn Fn(&Path)); 7] = [
+        type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
+        let damages: [Damage<'_>; 7] = [
             ("a file is changed", &|directory| {
                 fs::write(directory.join("sitecustomize.py"), "import evil").unwrap();
             }),

@@ -114,6 +114,18 @@ pub(super) async fn locate(sessions: &[Arc<Handle>]) {
     let _ = tokio::time::timeout(LOCATE_WAIT, all).await;
 }
 
+/// `exit {pid, exit}`: whoever started a process says with which code it has ended; nobody else can know.
+pub(super) fn exit(hub: &Hub, mut arguments: Arguments) -> Result<Value, Error> {
+    let (pid, exit): (u32, i64) = (arguments.need("pid")?, arguments.need("exit")?);
+    arguments.end()?;
+    if hub.note_exit(pid, exit) {
+        Ok(json!({}))
+    } else {
+        let why = format!("no process {pid} is there, nor has one just ended");
+        Err(Error::new(Code::NotFound, why))
+    }
+}
+
 /// `info`: the daemon itself.
 pub(super) fn info(hub: &Hub) -> Value {
     let pid = std::process::id();

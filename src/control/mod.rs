@@ -62,7 +62,7 @@ pub enum Access {
 }
 
 /// Every verb, and what it does.
-const VERBS: [(&str, Access); 16] = [
+const VERBS: [(&str, Access); 17] = [
     ("sessions", Access::Look),
     ("session", Access::Look),
     ("info", Access::Look),
@@ -78,6 +78,7 @@ const VERBS: [(&str, Access); 16] = [
     ("stepOut", Access::Touch),
     ("terminate", Access::Touch),
     ("detach", Access::Touch),
+    ("exit", Access::Touch),
     ("shutdown", Access::Touch),
 ];
 
@@ -127,6 +128,7 @@ pub async fn call(hub: &Hub, verb: &str, arguments: &Value, may: Access) -> Resu
         "variables" => inspect::variables(hub, arguments).await,
         "output" => inspect::output(hub, arguments).await,
         "evaluate" => inspect::evaluate(hub, arguments).await,
+        "exit" => listing::exit(hub, arguments),
         "terminate" => group::terminate(hub, arguments).await,
         "detach" => group::detach(hub, arguments).await,
         "shutdown" => {

@@ -289,10 +289,12 @@ impl Session {
     ) -> Option<(Box<crate::link::Link>, Box<Caller>)> {
         // A program that has said goodbye is about to end, unless it said so because we let it sleep.
         let ends = self.replaced || self.is_over || self.goodbye && !self.dormancy.is_leaving;
-        if self.dormancy.agent.is_some() && !ends {
-            self.be_dormant();
-        } else {
-            self.lose_link(Stage::Replaced);
+        if self.is_linked() {
+            if self.dormancy.agent.is_some() && !ends {
+                self.be_dormant();
+            } else {
+                self.lose_link(Stage::Replaced);
+            }
         }
         self.is_over = false;
         let mut lost = Instant::now();

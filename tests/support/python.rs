@@ -1,5 +1,6 @@
 //! The prepared Python interpreters, and scripts for them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::daemon::Daemon;
 use super::program::Program;
 
 /// The script that prepares everything; the stamp that it leaves is a copy of it.
@@ -100,6 +102,18 @@ impl Python {
             .args(arguments)
             .current_dir(script.directory());
         Program::start(command)
+    }
+
+    /// The interpreter as a command, in the environment that attaches a process to a daemon by its agent.
+    pub async fn attached(&self, daemon: &Daemon) -> Command {
+        let output = daemon.run(&["env", "--shell", "json"]).await;
+        assert!(output.status.success(), "{output:?}");
+        let environment: BTreeMap<String, String> =
+            serde_json::from_slice(&output.stdout).expect("it is an object of texts");
+        let mut command = Command::new(&self.executable);
+        clean(&mut command);
+        command.env("PYTHONUNBUFFERED", "1").envs(environment);
+        command
     }
 
     /// Starts a script as it is, without any debugging.
@@ -198,6 +212,8 @@ pub fn clean(command: &mut Command) {
             command.env_remove(&name);
         }
     }
+    // The user's own cache is the user's.
+    command.env("XDG_CACHE_HOME", prepared("cache"));
 }
 
 /// Runs the set-up, unless it has been run to the end as it is now.

@@ -1,0 +1,360 @@
+//! Processes that nobody has started for debugging: the agent in them says hello and sleeps, and pydevd comes when
+//! somebody wants to look.
+
+mod support;
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use support::{Client, Daemon, Program, Python, Script};
+use tokio::process::Command;
+
+/// A program that goes on until it is told to stop, and says whether debugpy is loaded.
+const LOOP: &str = "\
+import select, sys
+def turn(n):
+    return n + 1  # BREAK
+n = 0
+print('ready', 'debugpy' in sys.modules)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    n = turn(n)
+# pydevd is about to leave, maybe.
+m = n
+while sys.gettrace() and n < m + 10000000:
+    n += 1
+    turn(n)
+print('end', sys.gettrace(), 'debugpy' in sys.modules)
+";
+
+async fn start(python: &Python, daemon: &Daemon, script: &Script, arguments: &[&str]) -> Program {
+    let mut command = python.attached(daemon).await;
+    command.arg(script.path()).args(arguments);
+    Program::start(command)
+}
+
+/// The session of a process, once it is in that state.
+async fn session(daemon: &Daemon, pid: i64, state: &str) -> Value {
+    loop {
+        let arguments = json!({ "selector": format!("pid={pid}"), "all": true });
+        let (_, mut body) = daemon.verb("sessions", arguments).await;
+        let sessions = body["sessions"].as_array_mut().expect("the verb says so");
+        if let Some(session) = sessions.pop() {
+            if session["state"] == state {
+                return session;
+            }
+            assert_ne!(session["state"], "ended", "{session}");
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn process_view(pid: i64) -> Value {
+    json!({ "processId": pid, "view": "process" })
+}
+
+#[tokio::test]
+async fn a_process_sleeps_until_somebody_looks_and_sleeps_again() {
+    let mut all = tokio::task::JoinSet::new();
+    for python in Python::all() {
+        all.spawn(sleep_wake_and_sleep_again(python));
+    }
+    while let Some(done) = all.join_next().await {
+        done.expect("each passes");
+    }
+}
+
+async fn sleep_wake_and_sleep_again(python: &'static Python) {
+    eprintln!("{python}");
+    let daemon = Daemon::start().await;
+    let script = Script::new("loop.py", LOOP);
+    let mut program = start(python, &daemon, &script, &[]).await;
+    program.printed("ready False").await;
+    let asleep = session(&daemon, program.pid(), "dormant").await;
+    assert_eq!(asleep["name"], "loop.py");
+
+    for _ in 0..2 {
+        let mut client = Client::start(&daemon)
+            .arguments(&process_view(program.pid()))
+            .breakpoints(script.path(), &[script.line("# BREAK")])
+            .attached()
+            .await;
+        let stopped = client.stopped_at(script.line("# BREAK")).await;
+        let stack = client.stack(stopped.thread).await;
+        assert_eq!(client.evaluate("n >= 0", &stack[0]).await, "True");
+        client.continue_(stopped.thread).await;
+        client.stopped_at(script.line("# BREAK")).await;
+        client.disconnect().await;
+        let again = session(&daemon, program.pid(), "dormant").await;
+        assert_eq!(again["id"], asleep["id"]);
+    }
+    program.tell("").await;
+    let ended = program.wait().await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stdout.contains("end None True"), "{ended:?}");
+    assert_eq!(ended.stderr, "");
+}
+
+/// Each way to make a process, as a script with the worker's path in its place, and how the child is called.
+const WAYS: [(&str, &str); 12] = [
+    (
+        "import subprocess, sys\nsubprocess.run([sys.executable, W], check=True)",
+        "worker.py",
+    ),
+    (
+        "import os, sys\nassert os.system(f'{sys.executable} {W}; true') == 0",
+        "worker.py",
+    ),
+    (
+        "import subprocess, sys\nsubprocess.run(f'exec {sys.executable} {W}', shell=True, check=True)",
+        "worker.py",
+    ),
+    (
+        "import subprocess, sys\nsubprocess.run([sys.executable], stdin=open(W), check=True)",
+        "process",
+    ),
+    (
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', open(W).read()], check=True)",
+        "process",
+    ),
+    (
+        "import subprocess, sys, os\nenvironment = dict(os.environ, PYTHONPATH=os.environ['PYTHONPATH'] + ':' + os.path.dirname(W))\n\
+         subprocess.run([sys.executable, '-m', 'worker'], env=environment, check=True)",
+        "worker.py",
+    ),
+    (
+        "import os, subprocess, sys\nfile = W + '.sh'\nwith open(file, 'w') as f: f.write('#!' + sys.executable + '\\n' + open(W).read())\n\
+         os.chmod(file, 0o700)\nsubprocess.run([file], check=True)",
+        "worker.py.sh",
+    ),
+    (
+        "import os, sys\nos.execv(sys.executable, [sys.executable, W])",
+        "",
+    ),
+    (
+        "import os, sys\nsys.path.insert(0, os.path.dirname(W))\npid = os.fork()\nif not pid:\n    import worker\n    os._exit(0)\n\
+         assert os.waitpid(pid, 0)[1] == 0",
+        "way.py (2)",
+    ),
+    (
+        "import multiprocessing as m, sys, os\nsys.path.insert(0, os.path.dirname(W))\nM('fork')",
+        "ForkProcess-1",
+    ),
+    (
+        "import multiprocessing as m, sys, os\nsys.path.insert(0, os.path.dirname(W))\nM('spawn')",
+        "SpawnProcess-1",
+    ),
+    (
+        "import multiprocessing as m, sys, os\nsys.path.insert(0, os.path.dirname(W))\nM('forkserver')",
+        "ForkServerProcess-1",
+    ),
+];
+
+/// What `M` stands for in [`WAYS`].
+const MULTIPROCESSING: &str = "
+def child():
+    import worker
+def M(method):
+    if __name__ == '__main__':
+        process = m.get_context(method).Process(target=child)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+";
+
+const WORKER: &str = "print('worker')  # BREAK\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_make_a_process_stops_at_its_first_line() {
+    for python in Python::all() {
+        let daemon = Daemon::start().await;
+        let script = Script::new("way.py", "").with("worker.py", WORKER);
+        let worker = script.directory().join("worker.py");
+        for (way, name) in WAYS {
+            eprintln!("{python}: {way}");
+            let source = format!(
+                "W = {worker:?}\n{}",
+                way.replace("M('", &format!("{MULTIPROCESSING}M('"))
+            );
+            std::fs::write(script.path(), source).expect("the script is writable");
+            let from_stdin = name == "process";
+            let mut client = Client::start(&daemon)
+                .arguments(&json!({ "view": "merged" }))
+                .breakpoints(&worker, &[1])
+                .attached()
+                .await;
+            let mut program = start(python, &daemon, &script, &[]).await;
+            if !from_stdin {
+                let stopped = client.stopped_at(1).await;
+                assert_eq!(program.stdout(), "", "it has run past its first line");
+                let sessions = daemon.sessions(&["state=stopped"]).await;
+                assert_eq!(sessions.len(), 1, "{sessions:?}");
+                let child = &sessions[0];
+                if name.is_empty() {
+                    assert_eq!(child["pid"], program.pid());
+                } else {
+                    // What `-m` runs is known a moment later.
+                    let selector = format!("name=\"{name}\",pid={}", child["pid"]);
+                    while daemon.sessions(&[&selector]).await.is_empty() {}
+                    let parents = daemon.sessions(&[&format!("pid={}", program.pid())]).await;
+                    let mut parent = &child["parent"];
+                    // The forkserver stands between.
+                    let between = daemon
+                        .sessions(&[&format!("id={}", parent.as_str().expect("it has one"))])
+                        .await;
+                    if name.starts_with("ForkServer") {
+                        parent = &between[0]["parent"];
+                    }
+                    assert_eq!(*parent, parents[0]["id"], "{sessions:?} {parents:?}");
+                }
+                client.continue_(stopped.thread).await;
+            }
+            let ended = program.wait().await;
+            assert_eq!(
+                (ended.code, &*ended.stdout, &*ended.stderr),
+                (0, "worker\n", "")
+            );
+            client.disconnect().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_back_after_the_daemon_was_killed() {
+    let daemon = Daemon::start().await;
+    let port = SocketAddr::from(&daemon).port();
+    let script = Script::new("loop.py", LOOP);
+    let mut programs = Vec::new();
+    for python in Python::all() {
+        let mut program = start(python, &daemon, &script, &[]).await;
+        program.printed("ready False").await;
+        let id = session(&daemon, program.pid(), "dormant").await["id"].clone();
+        programs.push((program, id));
+    }
+    // One of them is being debugged, and stopped.
+    let mut client = Client::start(&daemon)
+        .arguments(&process_view(programs[0].0.pid()))
+        .breakpoints(script.path(), &[script.line("# BREAK")])
+        .attached()
+        .await;
+    client.stopped_at(script.line("# BREAK")).await;
+    daemon.kill().await;
+    drop(client);
+
+    let daemon = Daemon::start_on(port).await;
+    for (mut program, id) in programs {
+        assert_eq!(session(&daemon, program.pid(), "dormant").await["id"], id);
+        let mut client = Client::start(&daemon)
+            .arguments(&process_view(program.pid()))
+            .breakpoints(script.path(), &[script.line("# BREAK")])
+            .attached()
+            .await;
+        let stopped = client.stopped_at(script.line("# BREAK")).await;
+        assert_eq!(stopped.reason, "breakpoint");
+        client.disconnect().await;
+        program.tell("").await;
+        let ended = program.wait().await;
+        assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_verb_wakes_a_sleeping_process() {
+    let daemon = Daemon::start().await;
+    let script = Script::new("loop.py", LOOP);
+    let mut program = start(Python::newest(), &daemon, &script, &[]).await;
+    program.printed("ready False").await;
+    session(&daemon, program.pid(), "dormant").await;
+    let (status, answer) = daemon
+        .verb("evaluate", json!({ "expression": "turn(41)" }))
+        .await;
+    assert_eq!(
+        (status, &answer["rows"][0]["result"]),
+        (200, &json!("42")),
+        "{answer}"
+    );
+    let (_, answer) = daemon.verb("pause", json!({})).await;
+    assert_eq!(answer["rows"][0]["state"], "stopped", "{answer}");
+    let (_, answer) = daemon.verb("continue", json!({})).await;
+    assert_eq!(answer["rows"][0]["state"], "running", "{answer}");
+    session(&daemon, program.pid(), "dormant").await;
+    program.tell("").await;
+    assert_eq!(program.wait().await.code, 0);
+}
+
+#[tokio::test]
+async fn a_process_waits_for_an_ide_that_is_asked_for() {
+    let daemon = Daemon::with(&["--wait-for-ide"]).await;
+    let script = Script::new("loop.py", LOOP);
+    let mut program = start(Python::newest(), &daemon, &script, &[]).await;
+    session(&daemon, program.pid(), "held").await;
+    assert_eq!(program.stdout(), "");
+    let client = Client::start(&daemon).attached().await;
+    program.printed("ready True").await;
+    client.disconnect().await;
+    program.tell("").await;
+    assert_eq!(program.wait().await.code, 0);
+}
+
+#[tokio::test]
+async fn without_debugpy_everybody_is_told_what_to_do_and_the_program_runs() {
+    let daemon = Daemon::start().await;
+    let script = Script::new("loop.py", LOOP);
+    // An interpreter's own packages are left out.
+    let mut command = Python::newest().attached(&daemon).await;
+    command.arg("-S").arg("-c").arg(format!(
+        "import runpy, sys; sys.path.insert(0, {:?}); exec('try: import sitecustomize\\nexcept ImportError: pass'); runpy.run_path({:?}, run_name='__main__')",
+        agent_directory(&daemon).await,
+        script.path()
+    ));
+    let mut program = Program::start(command);
+    program.printed("ready False").await;
+    session(&daemon, program.pid(), "dormant").await;
+    let (_, answer) = daemon.verb("evaluate", json!({ "expression": "1" })).await;
+    let message = answer["rows"][0]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("dbgproxy setup"), "{answer}");
+    let mut client = Client::connect(&daemon).await;
+    client.initialize(&json!({})).await;
+    let attach = client.send("attach", process_view(program.pid())).await;
+    let said = client
+        .event_where("output", |body| {
+            let text = body["output"].as_str().unwrap_or_default();
+            text.contains("dbgproxy setup")
+        })
+        .await;
+    assert_eq!(said["category"], "console");
+    client.event("terminated").await;
+    client.response(attach).await;
+    client.disconnect().await;
+    program.tell("").await;
+    assert_eq!(program.wait().await.code, 0);
+}
+
+async fn agent_directory(daemon: &Daemon) -> String {
+    let output = daemon.run(&["env", "--shell", "json"]).await;
+    let environment: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let path = environment["PYTHONPATH"].as_str().expect("it is set");
+    path.split(':').next().unwrap_or_default().to_owned()
+}
+
+/// A program's output and code with the environment of a daemon that is not there, or says nothing.
+#[tokio::test]
+async fn a_daemon_that_is_of_no_use_costs_nothing() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let silent = silent.local_addr().expect("it has one").to_string();
+    let daemon = Daemon::start().await;
+    let script = Script::new(
+        "ends.py",
+        "import os, subprocess, sys\nprint(os.getpid() > 0)\nsubprocess.run([sys.executable, '-c', 'print(2)'])\nsys.exit(3)\n",
+    );
+    for python in Python::all() {
+        for address in ["127.0.0.1:1", &silent, "nonsense", "unix:/nonexistent/x"] {
+            let mut command: Command = python.attached(&daemon).await;
+            command.env("DBGPROXY", address).arg(script.path());
+            let ended = Program::start(command).wait().await;
+            let seen = (ended.code, &*ended.stdout, &*ended.stderr);
+            assert_eq!(seen, (3, "True\n2\n", ""), "{python} {address}");
+        }
+    }
+}
