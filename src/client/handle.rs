@@ -88,6 +88,8 @@ pub enum FromSession {
     Joined,
     /// An event, as the client is to see it.
     Event(Message),
+    /// Several events that belong together, in one mail: a process may have thousands of threads.
+    Events(Vec<Message>),
     /// The answer to its request of that token.
     Response(i64, Message),
     /// Something to be told on its console.
@@ -104,6 +106,7 @@ impl Weight for Mail {
             Mail::Session(_, FromSession::Event(message) | FromSession::Response(_, message))
             | Mail::Answer(message)
             | Mail::News(message) => message.size(),
+            Mail::Session(_, FromSession::Events(events)) => events.iter().map(Message::size).sum(),
             Mail::Session(_, FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
             Mail::Session(_, FromSession::Joined | FromSession::Renamed | FromSession::Ended)
             | Mail::Opened(_) => 0,

@@ -308,6 +308,11 @@ impl Client {
             FromSession::Event(event) => {
                 out.send(&event);
             }
+            FromSession::Events(events) => {
+                for event in &events {
+                    out.send(event);
+                }
+            }
             FromSession::Notice(text) => notice(&text, out),
             // Nothing that a client of one process shows has its name.
             FromSession::Renamed => {}

@@ -610,10 +610,12 @@ impl Session {
         self.held_parts.clear();
         self.resumed_by = None;
         self.naming = Naming::default();
-        for thread in self.threads.take() {
+        let exited = |thread| {
             let body = serde_json::json!({ "reason": "exited", "threadId": thread });
-            self.broadcast(&Message::event("thread", body));
-        }
+            Message::event("thread", body)
+        };
+        let exited: Vec<Message> = self.threads.take().into_iter().map(exited).collect();
+        self.broadcast_all(&exited);
         for (_, pending) in std::mem::take(&mut self.pending) {
             self.answer_lost(pending);
         }

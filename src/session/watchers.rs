@@ -284,11 +284,8 @@ impl Session {
             .iter()
             .chain(self.threads.started())
             .chain(&self.output.events);
-        for event in snapshot {
-            watcher
-                .client
-                .tell(self.handle.id, FromSession::Event(event.clone()));
-        }
+        let snapshot = FromSession::Events(snapshot.cloned().collect());
+        watcher.client.tell(self.handle.id, snapshot);
         for stop in self.threads.stops() {
             self.tell_stop(&watcher.client, stop);
         }
@@ -314,6 +311,14 @@ impl Session {
             watcher
                 .client
                 .tell(self.handle.id, FromSession::Event(event.clone()));
+        }
+    }
+
+    /// Tells every client several things that none must miss.
+    pub(super) fn broadcast_all(&self, events: &[Message]) {
+        for watcher in self.live() {
+            let events = FromSession::Events(events.to_vec());
+            watcher.client.tell(self.handle.id, events);
         }
     }
 

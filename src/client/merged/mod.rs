@@ -507,6 +507,11 @@ impl Fleet {
         match mail {
             FromSession::Joined => self.on_joined(member, out),
             FromSession::Event(event) => self.on_event(member, &event, out),
+            FromSession::Events(events) => {
+                for event in &events {
+                    self.on_event(member, event, out);
+                }
+            }
             FromSession::Notice(text) => {
                 let name = self
                     .members
