@@ -6,6 +6,7 @@ mod support;
 mod groups;
 mod ids;
 mod programs;
+mod scale;
 
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::support::wait::within;
 use super::support::{Daemon, Python, Script};
@@ -156,4 +156,223 @@ async fn a_process_that_replaces_itself_begins_anew() {
     client.continue_(second.thread).await;
     assert_eq!(program.wait().await.stdout, "first\nsecond\n");
     client.disconnect().await;
+}
+
+// A tree of processes, tasks, threads.
+
+const TREE: &str = "\
+import multiprocessing, subprocess, sys
+
+def work(number):
+    command = [sys.executable, '-X', 'frozen_modules=off', 'leaf.py', str(number)]
+    if sys.version_info < (3, 11):
+        del command[1:3]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+if __name__ == '__main__':
+    with multiprocessing.get_context('fork').Pool(2) as pool:
+        print(pool.map(work, [3, 4], 1))
+";
+
+const LEAF: &str = "\
+import sys
+number = int(sys.argv[1])
+print(number * number)  # BREAK
+";
+
+#[tokio::test]
+async fn a_tree_of_three_levels() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::with(&["--wait-for-ide"]).await;
+        let script = Script::new("tree.py", TREE).with("leaf.py", LEAF);
+        let leaf = script.directory().join("leaf.py");
+        let mut client = merged(&daemon, &json!({}))
+            .breakpoints(&leaf, &[3])
+            .attached()
+            .await;
+        let mut program = python.debug(&daemon, &script, &[]);
+        let mut numbers = BTreeMap::new();
+        while numbers.len() < 2 {
+            let stopped = client.stopped_at(3).await;
+            let (frame, _) = top(&mut client, stopped.thread).await;
+            numbers.insert(client.evaluate("number", &frame).await, stopped.thread);
+        }
+        assert_eq!(numbers.keys().collect::<Vec<_>>(), ["3", "4"]);
+
+        // Each level is there, by its name, and hangs on the one above.
+        let names = client.threads().await;
+        for thread in numbers.values() {
+            assert_eq!(names[thread], "leaf.py · MainThread");
+        }
+        for worker in ["ForkPoolWorker-1", "ForkPoolWorker-2"] {
+            let name = format!("{worker} · MainThread");
+            assert!(names.values().any(|other| *other == name), "{names:?}");
+        }
+        assert!(names.values().any(|name| name == "tree.py · MainThread"));
+        let sessions = daemon.sessions(&[]).await;
+        let parent = |session: &Value| {
+            let is_it = |other: &&Value| other["id"] == session["parent"];
+            sessions.iter().find(is_it).cloned().unwrap_or_default()
+        };
+        let leaves = sessions
+            .iter()
+            .filter(|session| session["name"] == "leaf.py");
+        let leaves: Vec<&Value> = leaves.collect();
+        assert_eq!(leaves.len(), 2);
+        for leaf in leaves {
+            let worker = parent(leaf);
+            let name = worker["name"].as_str().unwrap_or_default();
+            assert!(name.starts_with("ForkPoolWorker"), "{worker}");
+            assert_eq!(parent(&worker)["name"], "tree.py");
+        }
+        for thread in numbers.values() {
+            client.continue_(*thread).await;
+        }
+        assert_eq!(program.wait().await.stdout, "[9, 16]\n");
+        client.disconnect().await;
+    }
+}
+
+const TASKS: &str = "\
+import asyncio, sys
+name = sys.argv[1]
+
+async def inner(number):
+    await asyncio.sleep(0)
+    return number * 2  # BREAK
+
+async def outer(number):
+    return await inner(number) + 1
+
+async def main():
+    print(name, await asyncio.gather(outer(1), outer(2)))
+
+asyncio.run(main())
+";
+
+#[tokio::test]
+async fn tasks_in_two_processes() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::with(&["--wait-for-ide"]).await;
+        let script = Script::new("tasks.py", TASKS);
+        let line = script.line("# BREAK");
+        let mut programs = ["a", "b"].map(|name| python.debug(&daemon, &script, &[name]));
+        let mut client = merged(&daemon, &json!({}))
+            .breakpoints(script.path(), &[line])
+            .attached()
+            .await;
+        let mut seen = BTreeSet::new();
+        for _ in 0..4 {
+            let stopped = client.stopped_at(line).await;
+            let stack = client.stack(stopped.thread).await;
+            assert_eq!(
+                (&stack[0]["name"], &stack[1]["name"]),
+                (&json!("inner"), &json!("outer"))
+            );
+            let name = client.evaluate("name", &stack[0]).await;
+            let number = client.locals(&stack[0]).await["number"].clone();
+            let outer = client.evaluate("number", &stack[1]).await;
+            assert_eq!(number, outer);
+            assert!(seen.insert((name, number)));
+            client.continue_(stopped.thread).await;
+        }
+        for (name, program) in ["a", "b"].iter().zip(&mut programs) {
+            assert_eq!(program.wait().await.stdout, format!("{name} [3, 5]\n"));
+        }
+        client.disconnect().await;
+    }
+}
+
+const THREADS: &str = "\
+import threading
+def work(number):
+    print(number)  # BREAK
+for number, name in enumerate(['alpha', 'beta']):
+    thread = threading.Thread(target=work, args=(number,), name=name)
+    thread.start()
+    thread.join()
+";
+
+#[tokio::test]
+async fn threads_in_two_processes() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::with(&["--wait-for-ide"]).await;
+        let script = Script::new("threads.py", THREADS);
+        let line = script.line("# BREAK");
+        let mut programs = [(); 2].map(|()| python.debug(&daemon, &script, &[]));
+        let mut client = merged(&daemon, &json!({}))
+            .breakpoints(script.path(), &[line])
+            .attached()
+            .await;
+        let mut seen = BTreeSet::new();
+        let mut stops = 0;
+        while stops < 4 {
+            let stopped = client.stopped().await;
+            if stopped.reason != "breakpoint" {
+                // The main thread waits for the other, and stops with it.
+                continue;
+            }
+            stops += 1;
+            let stack = client.stack(stopped.thread).await;
+            assert_eq!(
+                (&stack[0]["name"], &stack[0]["line"]),
+                (&json!("work"), &json!(line))
+            );
+            let number = client.locals(&stack[0]).await["number"].clone();
+            let name = client.threads().await[&stopped.thread].clone();
+            let expected = ["alpha", "beta"][number.parse::<usize>().expect("a number")];
+            assert_eq!(name, format!("threads.py · {expected}"));
+            assert!(seen.insert(stopped.thread), "{name} twice");
+            client.continue_(stopped.thread).await;
+        }
+        for program in &mut programs {
+            assert_eq!(program.wait().await.stdout, "0\n1\n");
+        }
+        client.disconnect().await;
+    }
+}
+
+const GROUP: &str = "\
+import sys
+print('runs')
+number = int(sys.argv[1])
+print(number)  # BREAK
+print('ends')
+";
+
+#[tokio::test]
+async fn a_program_that_comes_to_a_stopped_group_has_run_no_line() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::with(&["--wait-for-ide"]).await;
+        let script = Script::new("group.py", GROUP);
+        let line = script.line("# BREAK");
+        let mut client = merged(&daemon, &json!({ "stopPolicy": "group" }))
+            .breakpoints(script.path(), &[line])
+            .attached()
+            .await;
+        let mut first = python.debug(&daemon, &script, &["1"]);
+        let stopped = client.stopped_at(line).await;
+        let mut second = python.debug(&daemon, &script, &["2"]);
+        let paused = client.stopped().await;
+        assert_eq!(paused.reason, "pause");
+        assert_ne!(paused.thread, stopped.thread);
+        // A step of the first is its own.
+        client.step("next", stopped.thread).await;
+        assert_eq!(client.stopped().await.thread, stopped.thread);
+        first.printed("1\n").await;
+        assert_eq!(second.stdout(), "");
+        // Both run on, whichever is named; the second to its breakpoint, if the first has not stopped it before.
+        client.continue_(paused.thread).await;
+        let next = client.stopped_at(line).await;
+        assert_eq!((next.thread, &*next.reason), (paused.thread, "breakpoint"));
+        assert_eq!(second.stdout(), "runs\n");
+        client.continue_(next.thread).await;
+        assert_eq!(first.wait().await.stdout, "runs\n1\nends\n");
+        assert_eq!(second.wait().await.stdout, "runs\n2\nends\n");
+        client.disconnect().await;
+    }
 }

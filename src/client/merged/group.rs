@@ -49,12 +49,13 @@ impl Fleet {
     }
 
     /// Pauses a process because its group is stopped, unless it stands still, or has been asked to step.
+    ///
+    /// One that is about to run on is paused when it does: a pause that overtakes that would take it back in silence.
     pub(super) fn pause(&mut self, member: Member) {
         let Some(process) = self.members.get_mut(&member) else {
             return;
         };
-        let stands = !process.stopped.is_empty() && process.told != Told::Continue;
-        if stands || process.told == Told::Step {
+        if !process.stopped.is_empty() || process.told != Told::Nothing {
             return;
         }
         match process.paused {
@@ -77,7 +78,9 @@ impl Fleet {
         self.halted = false;
         let mut others = Vec::new();
         for (other, process) in &mut self.members {
-            if !process.stopped.is_empty() {
+            if process.told == Told::Continue {
+                // It will not be paused when it does.
+            } else if !process.stopped.is_empty() {
                 process.paused = Paused::No;
                 process.told = Told::Continue;
                 if *other != member {
@@ -99,6 +102,17 @@ impl Fleet {
         }
         let request = Message::request("continue", json!({ "threadId": 0 }));
         self.ask(member, &request, Asked::Continue { member });
+    }
+
+    /// A process has answered that it runs on.
+    pub(super) fn runs_on(&mut self, member: Member) {
+        let process = self.members.get_mut(&member);
+        if let Some(process) = process.filter(|process| process.told == Told::Continue) {
+            process.told = Told::Nothing;
+            if self.halted {
+                self.pause(member);
+            }
+        }
     }
 
     /// A process runs or has gone: the group is no longer stopped when nothing of it is, nor will be.

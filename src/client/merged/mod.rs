@@ -632,18 +632,16 @@ impl Fleet {
                 let Some(process) = self.members.get_mut(&member) else {
                     return;
                 };
-                let told = match &*command {
-                    "continue" => Told::Continue,
-                    name if steps(name) && !message.success() => Told::Step,
-                    _ => Told::Nothing,
-                };
-                if process.told == told {
+                if steps(&command) && !message.success() && process.told == Told::Step {
                     process.told = Told::Nothing;
                 }
                 if message.success() && resumes(&command) && process.stop(thread) == stop {
                     // The process says that it runs just now; the client may ask before that.
                     let thread = thread.filter(|_| &*command != "continue");
                     self.lens.resumed(member, thread);
+                }
+                if &*command == "continue" {
+                    self.runs_on(member);
                 }
             }
             Asked::Part { member, gather } => {
@@ -669,11 +667,7 @@ impl Fleet {
                     process.paused = Paused::No;
                 }
             }
-            Asked::Continue { member } => {
-                if let Some(process) = self.members.get_mut(&member) {
-                    process.told = Told::Nothing;
-                }
-            }
+            Asked::Continue { member } => self.runs_on(member),
             Asked::Quiet if !message.success() => {
                 tracing::warn!(
                     command = message.name(),

@@ -436,6 +436,18 @@ impl World {
         }
     }
 
+    /// All processes end, and leave nothing.
+    fn end(&mut self) {
+        for scripted in &mut self.processes {
+            if !scripted.inbox.is_closed() {
+                scripted.end();
+            }
+        }
+        self.settle();
+        assert!(self.fleet.is_empty() && self.fleet.lens.is_empty());
+        assert!(!self.fleet.halted);
+    }
+
     /// Everything that is under way comes to its end, pauses too.
     fn settle(&mut self) {
         let mut is_quiet = false;
@@ -526,14 +538,40 @@ fn live(policy: &str, steps: &[Step]) {
             process.told,
         );
     }
+    world.end();
+}
+
+#[test]
+fn two_hundred_processes_of_fifty_threads_stop_and_run_as_a_group() {
+    const PROCESSES: usize = 200;
+    const THREADS: i64 = 50;
+    let mut world = World::new("group");
+    for _ in 0..PROCESSES {
+        world.take(&Step::Come);
+    }
     for scripted in &mut world.processes {
-        if !scripted.inbox.is_closed() {
-            scripted.end();
-        }
+        scripted.threads = (1..=THREADS).collect();
     }
     world.settle();
-    assert!(world.fleet.lens.is_empty());
-    assert!(!world.fleet.halted);
+    world.ask("threads", json!({}), None, None);
+    world.settle();
+    assert_eq!(world.threads.len(), PROCESSES * THREADS as usize);
+    for stops in [0, PROCESSES / 2] {
+        world.processes[stops].stop("breakpoint");
+        world.settle();
+        assert!(world.processes.iter().all(|scripted| scripted.stopped));
+        let of = |of: &&(usize, i64)| of.0 == PROCESSES - 1;
+        let last = world.threads.iter().find(|(_, whose)| of(whose));
+        let last = *last.expect("it is there").0;
+        for command in ["stackTrace", "continue"] {
+            let arguments = json!({ "threadId": last });
+            world.ask(command, arguments, None, Some(PROCESSES - 1));
+        }
+        world.settle();
+        assert!(world.processes.iter().all(|scripted| !scripted.stopped));
+    }
+    assert!(world.open.is_empty());
+    world.end();
 }
 
 proptest! {
