@@ -615,7 +615,9 @@ impl Session {
             Message::event("thread", body)
         };
         let exited: Vec<Message> = self.threads.take().into_iter().map(exited).collect();
-        self.broadcast_all(&exited);
+        if !exited.is_empty() {
+            self.broadcast_all(&exited);
+        }
         for (_, pending) in std::mem::take(&mut self.pending) {
             self.answer_lost(pending);
         }
