@@ -163,6 +163,35 @@ async fn a_step_in_a_stopped_group_is_of_one_process_alone() {
 }
 
 #[tokio::test]
+async fn a_step_out_of_a_thread_does_not_let_its_process_run() {
+    let daemon = Daemon::start().await;
+    let (servers, mut client) = group(&daemon).await;
+    let server = &servers[0];
+    let native = server.start_thread("worker");
+    let started = client.event_where("thread", |body| body["reason"] == "started");
+    let mut started = started.await;
+    while !client.threads().await[&started["threadId"].as_i64().expect("a number")]
+        .ends_with("worker")
+    {
+        started = client.event("thread").await;
+    }
+    let worker = started["threadId"].as_i64().expect("a number");
+    server.stop_at(native, "breakpoint", &Value::Null);
+    for _ in 0..4 {
+        client.stopped().await;
+    }
+    server.on("next", |_| Answer::Body(json!({})));
+    client.step("next", worker).await;
+    let running = json!({ "threadId": native, "allThreadsContinued": true });
+    server.event("continued", &running);
+    server.end_thread(native);
+    server.received("pause").await;
+    assert_eq!(client.stopped().await.reason, "pause");
+    assert_eq!(server.count("continue"), 0);
+    client.disconnect().await;
+}
+
+#[tokio::test]
 async fn a_continue_is_of_all_wherever_they_are() {
     let daemon = Daemon::start().await;
     let (servers, mut client) = group(&daemon).await;

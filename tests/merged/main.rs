@@ -493,6 +493,10 @@ async fn an_observer_looks_and_does_not_touch() {
     client
         .refused("continue", json!({ "threadId": stopped.thread }))
         .await;
+    let running = thread_of(&mut client, 5_000_002).await;
+    client
+        .refused("continue", json!({ "threadId": running }))
+        .await;
     client
         .refused("evaluate", json!({ "expression": "1" }))
         .await;

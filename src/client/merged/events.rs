@@ -83,11 +83,14 @@ impl Fleet {
             return;
         }
         let was_stopped = process.stopped.remove(&thread_id);
+        let has_stepped = process.told == Told::Step(thread_id);
         let is_empty = process.threads.is_empty();
+        if is_empty || has_stepped {
+            process.told = Told::Nothing;
+        }
         if is_empty {
             // It ends, or another program takes its place, which has other things under the same numbers.
             process.runs += 1;
-            process.told = Told::Nothing;
         }
         let body = json!({ "reason": "exited", "threadId": id(self) });
         out.send(&Message::event("thread", body));
@@ -97,6 +100,10 @@ impl Fleet {
         }
         if was_stopped || is_empty {
             self.may_have_run_on(member);
+        }
+        if has_stepped && !is_empty && self.halted {
+            // The step has led out of the thread: what is left runs, and was not asked to.
+            self.pause(member);
         }
     }
 

@@ -26,8 +26,8 @@ pub(super) enum Paused {
 pub(super) enum Told {
     /// Nothing.
     Nothing,
-    /// To step; until it stops again.
-    Step,
+    /// To step in this thread; until it stops again, or the thread ends.
+    Step(i64),
     /// To run on with its group; until it answers that.
     Continue,
 }
@@ -117,8 +117,9 @@ impl Fleet {
 
     /// A process runs or has gone: the group is no longer stopped when nothing of it is, nor will be.
     pub(super) fn may_run(&mut self) {
-        let stops =
-            |process: &Process| process.paused == Paused::Asked || process.told == Told::Step;
+        let stops = |process: &Process| {
+            process.paused == Paused::Asked || matches!(process.told, Told::Step(_))
+        };
         self.halted &= !self.stopped.is_empty() || self.members.values().any(stops);
     }
 }

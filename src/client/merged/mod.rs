@@ -436,7 +436,7 @@ impl Fleet {
             "continue" => {
                 let runs = process.stopped.is_empty() || process.told == Told::Continue;
                 self.release(member);
-                if runs {
+                if runs && self.attach.role != Role::Observer {
                     // Or is about to: a stop that the client has not heard of is not what it means.
                     out.send(&Message::response(seq, "continue", CONTINUED));
                     return Ok(());
@@ -444,7 +444,7 @@ impl Fleet {
             }
             // A stop that the client wants is not undone.
             "pause" => process.paused = Paused::No,
-            name if steps(name) => process.told = Told::Step,
+            name if steps(name) => process.told = thread.map_or(Told::Nothing, Told::Step),
             _ => {}
         }
         self.ask(
@@ -632,7 +632,8 @@ impl Fleet {
                 let Some(process) = self.members.get_mut(&member) else {
                     return;
                 };
-                if steps(&command) && !message.success() && process.told == Told::Step {
+                let is_step = steps(&command) && matches!(process.told, Told::Step(_));
+                if is_step && !message.success() {
                     process.told = Told::Nothing;
                 }
                 if message.success() && resumes(&command) && process.stop(thread) == stop {

@@ -543,29 +543,28 @@ fn live(policy: &str, steps: &[Step]) {
 
 #[test]
 fn two_hundred_processes_of_fifty_threads_stop_and_run_as_a_group() {
-    const PROCESSES: usize = 200;
-    const THREADS: i64 = 50;
+    let (processes, threads) = (200, 50);
     let mut world = World::new("group");
-    for _ in 0..PROCESSES {
+    for _ in 0..processes {
         world.take(&Step::Come);
     }
     for scripted in &mut world.processes {
-        scripted.threads = (1..=THREADS).collect();
+        scripted.threads = (1..=threads).collect();
     }
     world.settle();
     world.ask("threads", json!({}), None, None);
     world.settle();
-    assert_eq!(world.threads.len(), PROCESSES * THREADS as usize);
-    for stops in [0, PROCESSES / 2] {
+    assert_eq!(world.threads.len(), 10_000);
+    for stops in [0, processes / 2] {
         world.processes[stops].stop("breakpoint");
         world.settle();
         assert!(world.processes.iter().all(|scripted| scripted.stopped));
-        let of = |of: &&(usize, i64)| of.0 == PROCESSES - 1;
+        let of = |of: &&(usize, i64)| of.0 == processes - 1;
         let last = world.threads.iter().find(|(_, whose)| of(whose));
         let last = *last.expect("it is there").0;
         for command in ["stackTrace", "continue"] {
             let arguments = json!({ "threadId": last });
-            world.ask(command, arguments, None, Some(PROCESSES - 1));
+            world.ask(command, arguments, None, Some(processes - 1));
         }
         world.settle();
         assert!(world.processes.iter().all(|scripted| !scripted.stopped));
