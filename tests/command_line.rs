@@ -247,3 +247,21 @@ async fn wrong_usage_is_not_asked_and_nobody_there_is_not_failed() {
         assert_eq!(code, 3, "{command}");
     }
 }
+
+#[tokio::test]
+async fn a_breakpoint_in_a_file_of_this_directory() {
+    let daemon = Daemon::start().await;
+    let output = daemon
+        .run(&["break", "add", "worker.py:12", "--json"])
+        .await;
+    if text(&output.stderr).contains("there is no verb") {
+        eprintln!("this daemon keeps no breakpoints of its own: passed over");
+        return;
+    }
+    assert_eq!(code(&output), 0, "{output:?}");
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let here = std::env::current_dir().expect("there is one");
+    let breakpoint = &answer["breakpoint"];
+    assert_eq!(breakpoint["file"], json!(here.join("worker.py")));
+    assert_eq!(breakpoint["line"], 12);
+}
