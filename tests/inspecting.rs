@@ -303,3 +303,48 @@ async fn the_worker_that_is_not_like_the_others() {
         "{place}"
     );
 }
+
+/// A process that is forked beside a thread with a loop.
+const FORKS: &str = "\
+import asyncio, multiprocessing, threading, time
+
+async def main():
+    started.set()
+    await asyncio.sleep(3600)
+
+def work():
+    time.sleep(3600)
+
+if __name__ == '__main__':
+    started = threading.Event()
+    threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
+    started.wait()
+    multiprocessing.get_context('fork').Process(target=work, name='child', daemon=True).start()
+    work()
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_has_no_part_in_the_tasks_that_it_left_behind() {
+    let script = Script::new("forks.py", FORKS);
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::start().await;
+        let _program = python.debug(&daemon, &script, &[]);
+        let answer = async {
+            loop {
+                let (_, answer) = daemon.verb("stacks", json!({})).await;
+                let stacks = answer["stacks"].as_array().into_iter().flatten();
+                let mut working = stacks.filter(|stack| stack["frames"][0]["name"] == "work");
+                if working.any(|stack| stack["threads"].to_string().contains("\"child\"")) {
+                    break answer;
+                }
+            }
+        };
+        let answer = within("the child to work", answer).await;
+        let stacks = answer["stacks"].as_array().into_iter().flatten();
+        let all = stacks.flat_map(|stack| stack["threads"].as_array().into_iter().flatten());
+        let tasks: Vec<&Value> = all.filter(|who| who["kind"] == "task").collect();
+        assert_eq!(tasks.len(), 1, "{tasks:?}");
+        assert_eq!(tasks[0]["name"], "forks.py");
+    }
+}

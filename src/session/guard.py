@@ -416,7 +416,7 @@ def stacks(_):
         ident, frame = tops.popitem()
         taken[ident] = walked(frame, loops)
     del frame
-    for name, thread_id, kind, stack in itertools.chain(threads(taken), waiting_tasks(loops)):
+    for name, thread_id, kind, stack in itertools.chain(threads(taken), waiting_tasks(loops, taken)):
         if len(rows) >= STACKS or room < 0:
             left_out += 1
             continue
@@ -460,11 +460,14 @@ def threads(taken):
             yield name, thread_id, "thread", taken[ident]
 
 
+# What runs a loop.
+RUNNING = ("run_forever", "run_until_complete")
 # In which registries asyncio keeps its tasks: until 3.11, and until 3.13. After that only a loop knows its own.
 REGISTRIES = ("_all_tasks", "_scheduled_tasks", "_eager_tasks") if sys.version_info < (3, 14) else ()
 
 
-def waiting_tasks(loops):
+def waiting_tasks(loops, taken):
+    running = {ident for ident in taken if any(code.co_name in RUNNING for code, _ in taken[ident])}
     asyncio = sys.modules.get("asyncio.tasks")
     tasks = {}
     for name in REGISTRIES:
@@ -478,13 +481,17 @@ def waiting_tasks(loops):
             tasks[id(task)] = task
     while tasks:
         task = tasks.popitem()[1]
-        row = attempt(waiting_task, task)
+        row = attempt(waiting_task, task, running)
         if row is not None:
             yield row
 
 
-def waiting_task(task):
+def waiting_task(task, running):
     if task is None or task.done():
+        return None
+    # A fork takes along the tasks of a loop whose thread it leaves behind; another thread may have got its number.
+    ident = getattr(task.get_loop(), "_thread_id", None)
+    if ident is not None and ident not in running:
         return None
     coroutine = task.get_coro()
     if getattr(coroutine, "cr_running", False) or getattr(coroutine, "gi_running", False):
