@@ -112,8 +112,7 @@ struct Permissions {
 struct Finding {
     level: Level,
     message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
+    remedy: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -272,11 +271,12 @@ impl Report {
     fn on(found: Found) -> Report {
         let mut findings = Findings::default();
         if let Some(why) = &found.agent {
-            findings.add(Level::Error, why.clone(), "");
+            let remedy = "nothing is debugged until it can be unpacked";
+            findings.add(Level::Error, why.clone(), remedy);
         }
         findings.on_interpreters(&found.interpreters, found.agent.is_none());
         for why in found.broken {
-            findings.add(Level::Note, why, "");
+            findings.add(Level::Note, why, "take it off PATH, or repair it");
         }
         findings.on_port(&found.port);
         findings.on_permissions(&found.permissions);
@@ -341,9 +341,7 @@ impl Report {
                 Level::Note => "note",
             };
             let _ = writeln!(text, "{level}: {}", finding.message);
-            if let Some(remedy) = &finding.remedy {
-                let _ = writeln!(text, "  {remedy}");
-            }
+            let _ = writeln!(text, "  {}", finding.remedy);
         }
         text
     }
@@ -355,12 +353,10 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn add(&mut self, level: Level, message: impl Into<String>, remedy: &str) {
-        let remedy = (!remedy.is_empty()).then(|| remedy.to_owned());
-        let message = message.into();
         self.0.push(Finding {
             level,
-            message,
-            remedy,
+            message: message.into(),
+            remedy: remedy.to_owned(),
         });
     }
 
@@ -382,30 +378,48 @@ impl Findings {
                 "put one on PATH, or activate the environment of your program",
             );
         }
-        for python in useful {
+        for python in useful.iter().filter(|python| !python.agent && has_agent) {
             let path = python.path.display();
-            if !python.agent && has_agent {
-                self.add(
-                    level,
-                    format!("the agent is not loaded by {path}"),
-                    &format!(
-                        "another sitecustomize may be in front of it, or PYTHONPATH is ignored: `dbgproxy agent \
-                         install --python {path}` does without both"
-                    ),
-                );
-            }
-            if !python.has_debugpy() {
-                self.add(
-                    level,
-                    format!("there is no debugpy for {path} (Python {})", python.version),
-                    &format!("`dbgproxy setup --python {path}` gets one; `dbgproxy run` does, too"),
-                );
-            }
+            self.add(
+                level,
+                format!("the agent is not loaded by {path}"),
+                &format!(
+                    "another sitecustomize may be in front of it, or PYTHONPATH is ignored: `dbgproxy agent \
+                     install --python {path}` does without both"
+                ),
+            );
         }
-        for python in useless {
-            let why = python.unsupported.as_deref().unwrap_or_default();
-            let path = python.path.display();
-            self.add(Level::Note, format!("{path} cannot be debugged: {why}"), "");
+        let named = |pythons: &[&Python]| {
+            let names = pythons
+                .iter()
+                .map(|python| python.path.display().to_string());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let lacking: Vec<_> = useful
+            .into_iter()
+            .filter(|python| !python.has_debugpy())
+            .collect();
+        let remedy = match lacking[..] {
+            [] => String::new(),
+            [python] => format!("`dbgproxy setup --python {}`", python.path.display()),
+            _ => "`dbgproxy setup --all`".to_owned(),
+        };
+        if !lacking.is_empty() {
+            self.add(
+                level,
+                format!("there is no debugpy for {}", named(&lacking)),
+                &format!("{remedy} gets it; at its first use `dbgproxy run` does, too"),
+            );
+        }
+        if !useless.is_empty() {
+            self.add(
+                Level::Note,
+                format!(
+                    "no CPython 3.8 to 3.14, so not to be debugged: {}",
+                    named(&useless)
+                ),
+                "run the program with another one",
+            );
         }
     }
 

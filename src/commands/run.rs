@@ -151,14 +151,13 @@ impl Run {
         if waits {
             command.env("DBGPROXY_WAIT", "1");
         }
-        host.announce(addresses, &address, waits);
-
         let mut signals = Signals::listen().context("cannot listen for signals")?;
         // Before the daemon, which may open more files than the command is to inherit as its limit.
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => return Ok(not_started(first, &error)),
         };
+        host.announce(addresses, &address, waits);
         let own = host.start();
         let pid = child.id();
         let status = signals.wait(&mut child).await;
@@ -276,7 +275,7 @@ impl Host {
     /// Says in one line what a person must know in order to attach.
     fn announce(&self, looked: &Addresses, address: &Address, waits: bool) {
         let waits = if waits {
-            "; the command waits for that"
+            "; the command waits for it"
         } else {
             ""
         };
@@ -293,8 +292,8 @@ impl Host {
                     look => format!("no daemon at {look}, so "),
                 };
                 talk(format_args!(
-                    "dbgproxy: {none}this command is one: attach an IDE to {address} (how: `dbgproxy ide \
-                     vscode{connect}`){waits}"
+                    "dbgproxy: {none}one runs here while the command does; attach an IDE to {address} \
+                     (`dbgproxy ide vscode{connect}` shows how){waits}"
                 ));
             }
         }
