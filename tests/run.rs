@@ -202,7 +202,8 @@ def count(number, frame):
     os.write(1, (name + '\\n').encode())
 for name in ('SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2'):
     signal.signal(getattr(signal, name), count)
-print('ready', *(str(stream.isatty()) for stream in (sys.stdin, sys.stdout, sys.stderr)), flush=True)
+ready = ['ready'] + [str(stream.isatty()) for stream in (sys.stdin, sys.stdout, sys.stderr)]
+os.write(1, (' '.join(ready) + '\\n').encode())
 sys.stdin.readline()
 print(sorted(counts.items()), flush=True)
 sys.exit(9)
@@ -268,7 +269,7 @@ if pid == 0:
             os.write(1, b'exit %d\n' % os.waitstatus_to_exitcode(status))
             os._exit(0)
 seen = b''
-keys = [(b'ready', b'\x1a'), (b'stopped', b'\x03'), (b'SIGINT', b'\x1c'), (b'SIGQUIT', b'\n')]
+keys = [(b'True\r\n', b'\x1a'), (b'stopped\r\n', b'\x03'), (b'SIGINT\r\n', b'\x1c'), (b'SIGQUIT\r\n', b'\n')]
 while True:
     try:
         piece = os.read(terminal, 1000)
