@@ -103,6 +103,17 @@ impl Selector {
         self.conditions.is_empty()
     }
 
+    /// What both select.
+    #[must_use]
+    pub fn and(mut self, other: Selector) -> Selector {
+        for condition in other.conditions {
+            if !self.conditions.contains(&condition) {
+                self.conditions.push(condition);
+            }
+        }
+        self
+    }
+
     /// Whether every condition holds for `subject`.
     #[must_use]
     pub fn matches(&self, subject: &Subject<'_>) -> bool {

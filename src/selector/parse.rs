@@ -17,6 +17,15 @@ pub struct ParseError {
 }
 
 impl ParseError {
+    /// What is wrong with a text, and at which of its characters.
+    pub(crate) fn new(message: impl Into<String>, text: &str, at: usize) -> ParseError {
+        ParseError {
+            message: message.into(),
+            text: text.chars().take(MAX_LENGTH).collect(),
+            at,
+        }
+    }
+
     /// What is wrong, in one line.
     #[must_use]
     pub fn message(&self) -> &str {
@@ -48,9 +57,25 @@ impl FromStr for Selector {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
+        Selector::read(text, true)
+    }
+}
+
+impl Selector {
+    /// Reads a selector that says where a breakpoint holds. It cannot ask for a state: whoever is at a breakpoint
+    /// is running.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and where.
+    pub fn of_breakpoint(text: &str) -> Result<Selector, ParseError> {
+        Selector::read(text, false)
+    }
+
+    fn read(text: &str, may_ask_state: bool) -> Result<Selector, ParseError> {
         let mut parser = Parser {
             chars: text.chars().take(MAX_LENGTH + 1).collect(),
             at: 0,
+            may_ask_state,
         };
         let parsed = if parser.chars.len() > MAX_LENGTH {
             Err(Wrong::at(
@@ -60,11 +85,7 @@ impl FromStr for Selector {
         } else {
             parser.selector()
         };
-        parsed.map_err(|Wrong { at, message }| ParseError {
-            message,
-            text: text.chars().take(MAX_LENGTH).collect(),
-            at,
-        })
+        parsed.map_err(|Wrong { at, message }| ParseError::new(message, text, at))
     }
 }
 
@@ -86,6 +107,8 @@ impl Wrong {
 struct Parser {
     chars: Vec<char>,
     at: usize,
+    /// Whether `state=` means anything where the selector stands.
+    may_ask_state: bool,
 }
 
 /// A value as it was written.
@@ -147,6 +170,12 @@ impl Parser {
         let after = self.at;
         self.skip_space();
         if self.peek() == Some('=') {
+            if word == "state" && !self.may_ask_state {
+                return Err(Wrong::at(
+                    at,
+                    "whoever is at a breakpoint is running, so `state=` picks nothing there",
+                ));
+            }
             self.at += 1;
             self.skip_space();
             let value = self.value()?;

@@ -3,14 +3,20 @@
 //! pydevd keeps one breakpoint a line (the last one wins), and one set of exception filters. So what
 //! several clients want of one line is merged into one breakpoint whose condition asks each of them in turn;
 //! the helper that it calls is part of the guard that the greeting installs (`session/guard.py`).
+//! A breakpoint that holds elsewhere only (`@{SELECTOR}`) is in no union.
 //! This module knows no connection; it turns lists into lists.
+
+mod scope;
+pub mod store;
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::selector::{Selector, Subject};
 use crate::wire::{Error, Message};
+use store::Stored;
 
 /// A breakpoint as DAP's `SourceBreakpoint` or `FunctionBreakpoint` has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +25,15 @@ pub struct Breakpoint {
     /// The number under which its owner knows it; never sent to the process.
     #[serde(skip)]
     pub id: i64,
+    /// In which sessions it holds, if not in all.
+    #[serde(skip)]
+    scope: Option<Selector>,
+    /// Why the process is not given it, if it is not.
+    #[serde(skip)]
+    withheld: Option<String>,
+    /// The helper is asked even if it is alone at its place: it says that it was this one, as not every pydevd does.
+    #[serde(skip)]
+    is_announced: bool,
     /// The line of a source breakpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     line: Option<i64>,
@@ -52,6 +67,44 @@ impl Breakpoint {
     #[must_use]
     pub fn line(&self) -> Option<i64> {
         self.line
+    }
+
+    /// Why the process is not given it, if it is not.
+    #[must_use]
+    pub fn withheld(&self) -> Option<&str> {
+        self.withheld.as_deref()
+    }
+
+    /// Takes the scope off the condition. One that cannot be read holds nowhere: to stop everywhere is not what was
+    /// meant.
+    fn read_scope(&mut self) {
+        match scope::read(self.condition.as_deref().unwrap_or_default()) {
+            Ok(None) => {}
+            Ok(Some(scoped)) => {
+                self.scope = Some(scoped.scope);
+                self.condition = scoped.condition;
+            }
+            Err(error) => self.withheld = Some(error.to_string()),
+        }
+    }
+
+    /// Finds out whether it holds in a session; true if it did otherwise until now.
+    fn hold_in(&mut self, session: &Subject<'_>) -> bool {
+        let Some(scope) = &self.scope else {
+            return false;
+        };
+        let withheld = (!scope.matches(session))
+            .then(|| format!("holds only in {scope}, which this process is not"));
+        let has_changed = withheld.is_some() != self.withheld.is_some();
+        self.withheld = withheld;
+        has_changed
+    }
+
+    fn own(&self) -> Own {
+        Own {
+            id: self.id,
+            withheld: self.withheld.clone(),
+        }
     }
 
     /// Whether the two stop or log at the same times.
@@ -116,6 +169,15 @@ pub enum Changed {
     Exceptions,
 }
 
+/// What the owner of a breakpoint is to be told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// The owner's number.
+    pub id: i64,
+    /// Why the process is not given it, if it is not.
+    pub withheld: Option<String>,
+}
+
 /// One breakpoint of the union.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Merged<Owner> {
@@ -168,15 +230,7 @@ impl Configuration {
                     return wrong("a breakpoint has no \"line\"");
                 }
                 self.number(&mut breakpoints);
-                if breakpoints.is_empty() {
-                    self.sources.remove(&key);
-                } else {
-                    let source = Source {
-                        source,
-                        breakpoints,
-                    };
-                    self.sources.insert(key.clone(), source);
-                }
+                self.replace(key.clone(), source, breakpoints);
                 Ok(key)
             }
             "setFunctionBreakpoints" => {
@@ -203,7 +257,88 @@ impl Configuration {
         for breakpoint in breakpoints {
             self.last_id += 1;
             breakpoint.id = self.last_id;
+            breakpoint.read_scope();
         }
+    }
+
+    fn replace(&mut self, key: Changed, source: Value, breakpoints: Vec<Breakpoint>) {
+        if breakpoints.is_empty() {
+            self.sources.remove(&key);
+        } else {
+            let source = Source {
+                source,
+                breakpoints,
+            };
+            self.sources.insert(key, source);
+        }
+    }
+
+    /// Takes over what is stored for a file, under the store's own numbers; true if the process is to get something
+    /// else than until now.
+    pub fn set_stored(&mut self, file: &str, stored: &[Stored], session: &Subject<'_>) -> bool {
+        let key = Changed::Source(file.to_owned());
+        let given = |own: Vec<Own>| -> Vec<i64> {
+            let given = own.into_iter().filter(|own| own.withheld.is_none());
+            given.map(|own| own.id).collect()
+        };
+        let old = given(self.own(&key));
+        let breakpoints = stored.iter().map(Stored::breakpoint).collect();
+        self.replace(key.clone(), json!({ "path": file }), breakpoints);
+        self.hold_in(&key, session);
+        given(self.own(&key)) != old
+    }
+
+    /// Finds out what of a part of it holds in a session; gives what did otherwise until now.
+    pub fn hold_in(&mut self, changed: &Changed, session: &Subject<'_>) -> Vec<Own> {
+        let breakpoints = match changed {
+            Changed::Source(_) | Changed::Reference(_) => match self.sources.get_mut(changed) {
+                Some(source) => &mut source.breakpoints,
+                None => return Vec::new(),
+            },
+            Changed::Functions => &mut self.functions,
+            Changed::Exceptions => return Vec::new(),
+        };
+        let changed = breakpoints
+            .iter_mut()
+            .filter_map(|breakpoint| breakpoint.hold_in(session).then(|| breakpoint.own()));
+        changed.collect()
+    }
+
+    /// What the owner is to be told of its breakpoints where a change happened, in its own order.
+    #[must_use]
+    pub fn own(&self, changed: &Changed) -> Vec<Own> {
+        let breakpoints = self.breakpoints(changed).iter();
+        breakpoints.map(Breakpoint::own).collect()
+    }
+
+    /// Whether it has any breakpoint that the process is to have.
+    #[must_use]
+    pub fn holds_any(&self) -> bool {
+        let mut all = self.all();
+        all.any(|breakpoint| breakpoint.withheld.is_none())
+    }
+
+    /// Whether it has the breakpoint, and the process is to have it.
+    #[must_use]
+    pub fn holds(&self, id: i64) -> bool {
+        self.find(id)
+            .is_some_and(|breakpoint| breakpoint.withheld.is_none())
+    }
+
+    /// Whether it has the breakpoint, and the process is not to have it.
+    #[must_use]
+    pub fn withholds(&self, id: i64) -> bool {
+        self.find(id)
+            .is_some_and(|breakpoint| breakpoint.withheld.is_some())
+    }
+
+    fn find(&self, id: i64) -> Option<&Breakpoint> {
+        self.all().find(|breakpoint| breakpoint.id == id)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Breakpoint> {
+        let sources = self.sources.values().flat_map(|source| &source.breakpoints);
+        sources.chain(&self.functions)
     }
 
     /// The breakpoints that this client has where a change happened, in its own order.
@@ -284,7 +419,8 @@ fn merge<'a, Owner: Copy + Eq + std::fmt::Display>(
     let mut places: Vec<Vec<(Owner, &Breakpoint)>> = Vec::new();
     let mut index = HashMap::new();
     for (owner, breakpoints) in lists {
-        for breakpoint in breakpoints {
+        let given = breakpoints.iter();
+        for breakpoint in given.filter(|breakpoint| breakpoint.withheld.is_none()) {
             let mut place = breakpoint.place();
             place.line = place.line.map(|line| *lines.get(&line).unwrap_or(&line));
             let place = *index.entry(place).or_insert(places.len());
@@ -317,7 +453,8 @@ fn merge_place<Owner: Copy + std::fmt::Display>(
         .map(|line| *lines.get(&line).unwrap_or(&line));
     let differ = place.iter().any(|(_, other)| !other.acts_like(&breakpoint));
     let counts = place.iter().any(|(_, other)| other.hit_condition.is_some());
-    if differ || counts && is_shared && helper {
+    let announced = place.iter().any(|(_, other)| other.is_announced);
+    if differ || (counts && is_shared || announced) && helper {
         breakpoint.hit_condition = None;
         breakpoint.log_message = None;
         breakpoint.condition = helper.then(|| {
