@@ -19,6 +19,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::breakpoints::store::Store;
 use crate::client::{self, ClientId};
 use crate::config::Config;
 use names::Names;
@@ -50,6 +51,8 @@ pub struct Hub {
     pub started: Timestamp,
     /// Where it can be reached.
     pub addresses: Vec<String>,
+    /// The daemon's own breakpoints.
+    pub breakpoints: Arc<Store>,
     sessions: DashMap<SessionId, Arc<session::Handle>>,
     /// The live sessions of each pid, the oldest first; several where there are several PID namespaces.
     by_pid: DashMap<u32, Vec<Arc<session::Handle>>>,
@@ -86,13 +89,19 @@ pub enum Reason {
 impl Hub {
     /// An empty directory.
     #[must_use]
-    pub fn new(config: Config, addresses: Vec<String>, stop: CancellationToken) -> Hub {
+    pub fn new(
+        config: Config,
+        breakpoints: Store,
+        addresses: Vec<String>,
+        stop: CancellationToken,
+    ) -> Hub {
         Hub {
             config,
             stop,
             tasks: TaskTracker::new(),
             started: Timestamp::now(),
             addresses,
+            breakpoints: Arc::new(breakpoints),
             sessions: DashMap::new(),
             by_pid: DashMap::new(),
             clients: DashMap::new(),
@@ -115,6 +124,17 @@ impl Hub {
             let session = session.info().clone();
             // Those who follow may just have gone.
             let _ = self.news.send(News { reason, session });
+        }
+    }
+
+    /// Tells all sessions that what is stored for a file has changed.
+    ///
+    /// One that has no room for it finds out when its process hits what is gone.
+    pub(crate) fn tell_stored(&self, file: &str) {
+        for session in &self.sessions {
+            let _ = session
+                .inbox
+                .try_send(session::Mail::Stored(file.into(), None));
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::breakpoints::store::Store;
 use crate::config::{Address, Config};
 use crate::detect::{Detected, detect};
 use crate::hub::Hub;
@@ -137,9 +138,10 @@ impl Listener {
 pub async fn run(
     listeners: Listeners,
     config: Config,
+    breakpoints: Store,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let hub = Arc::new(Hub::new(config, listeners.addresses(), stop));
+    let hub = Arc::new(Hub::new(config, breakpoints, listeners.addresses(), stop));
     run_for(hub, listeners).await
 }
 

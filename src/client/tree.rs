@@ -162,6 +162,7 @@ impl Client {
                             .iter()
                             .map(|breakpoint| {
                                 let why = "set in each process, by the session of that process";
+                                let why = breakpoint.withheld().unwrap_or(why);
                                 json!({ "id": breakpoint.id, "verified": false, "message": why })
                             })
                             .collect();

@@ -26,6 +26,7 @@ use super::http::Daemon;
 use super::serve::{filter, start_log};
 use super::{Failure, Options, Serve, env as variables, python, setup, talk};
 use crate::agent::package;
+use crate::breakpoints::store::Store;
 use crate::config::{Address, Config, DEFAULT_ADDRESS};
 use crate::hub::Hub;
 use crate::server::{self, Listeners};
@@ -304,8 +305,10 @@ impl Host {
         let Host::Own(listeners, config) = self else {
             return None;
         };
-        let hub = Hub::new(config, listeners.addresses(), CancellationToken::new());
-        let hub = Arc::new(hub);
+        // It ends with its command, and so do its breakpoints.
+        let breakpoints = Store::default();
+        let stop = CancellationToken::new();
+        let hub = Arc::new(Hub::new(config, breakpoints, listeners.addresses(), stop));
         let running = tokio::spawn(server::run_for(hub.clone(), listeners));
         Some(Own { hub, running })
     }

@@ -13,6 +13,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::{Failure, LogFormat, Options, put, talk};
+use crate::breakpoints::store::Store;
 use crate::config::{Address, Config};
 use crate::server::{self, Listeners};
 
@@ -56,6 +57,7 @@ impl Serve {
 async fn serve(config: Config) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     stop_on_signals(&stop).context("cannot listen for signals")?;
+    let breakpoints = Store::default();
     let listeners =
         Listeners::bind(&config.listen).map_err(|error| cannot_listen(error, &config.listen))?;
     for address in listeners.addresses() {
@@ -65,7 +67,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
             Err(failure) => return Err(failure),
         }
     }
-    Ok(server::run(listeners, config, stop).await?)
+    Ok(server::run(listeners, config, breakpoints, stop).await?)
 }
 
 /// Adds what to do to an error that has a well-known cause.

@@ -13,7 +13,7 @@ use crate::client::{self, ClientId, FromSession};
 use crate::wire::Message;
 
 /// Whose something in a process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// A client's.
     Client(ClientId),

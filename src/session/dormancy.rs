@@ -57,6 +57,8 @@ pub(super) enum Question {
     Request(Box<Message>),
     /// The guard is to answer it.
     Guard(&'static str, Box<serde_json::Value>),
+    /// What becomes of the daemon's own breakpoints in a file.
+    Stored(Box<str>),
 }
 
 /// The session of an agent that has said hello: the one that its process has already, or a new one.
@@ -93,6 +95,7 @@ impl Session {
             || self.is_expected()
             || is_held
             || self.terminating
+            || self.stored.holds_any()
             || !dormancy.waiting.is_empty()
     }
 
@@ -138,6 +141,7 @@ impl Session {
                 Question::Guard(function, argument) => {
                     self.ask_guard(function, &argument, asker, out);
                 }
+                Question::Stored(file) => self.take_stored(&file, Some(asker), out),
             }
         }
     }
@@ -206,13 +210,13 @@ impl Session {
     }
 
     /// The agent says something.
-    pub(super) fn on_agent_mail(&mut self, number: u64, what: FromAgent) {
+    pub(super) fn on_agent_mail(&mut self, number: u64, what: FromAgent, out: &mut Outbox) {
         let is_ours = |agent: &agent::Handle| agent.number == number;
         if !self.dormancy.agent.as_ref().is_some_and(is_ours) {
             return;
         }
         match what {
-            FromAgent::Report(report) => self.on_report(*report),
+            FromAgent::Report(report) => self.on_report(*report, out),
             FromAgent::Failed(why) if self.stage == Stage::Dormant => {
                 self.on_activation_failed(&why);
             }

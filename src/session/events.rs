@@ -3,16 +3,31 @@
 //! The debuggee is not trusted: only the events that pydevd is known to send reach a client, and its requests
 //! reach nobody.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::asker::Owner;
+use super::requests::Pending;
 use super::state::{MAX_THREADS, Stop};
 use super::watchers::Watcher;
 use super::{Session, Stage, StoppedBody};
+use crate::breakpoints::store::Hit;
 use crate::client::{self, FromSession};
 use crate::config::OnLastDetach;
 use crate::wire::{Kind, Message, Outbox};
+
+/// What a stop is, the weightiest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Judgement {
+    /// It is none.
+    Void,
+    /// It is one.
+    Stands,
+    /// It is one that the daemon itself wants: the process stays stopped, though nobody watches.
+    Ours,
+}
 
 impl Session {
     /// A message came from the process.
@@ -76,7 +91,7 @@ impl Session {
             }
             "dbgproxyAnswer" => self.on_guard_answer(event),
             "pydevdInputRequested" => self.broadcast(event),
-            "dbgproxyReport" => self.on_report_event(event),
+            "dbgproxyReport" => self.on_report_event(event, out),
             // Each client gets its own, when its configuration may begin.
             "initialized" => {}
             name => {
@@ -98,22 +113,28 @@ impl Session {
                 return;
             }
         };
+        let held = self.held_parts.remove(&body.thread_id).unwrap_or_default();
         let hit_ids = body.hit_breakpoint_ids.as_deref().unwrap_or_default();
-        let placed = self
-            .placed
-            .iter()
-            .flat_map(|(changed, all)| all.iter().map(move |placed| (changed, placed)));
-        let hit = placed
+        let hit = self
+            .placed_lately()
             .filter(|(_, placed)| hit_ids.contains(&placed.id))
             .map(|(changed, placed)| (changed.clone(), placed.place.clone()))
             .collect();
-        let held = self.held_parts.remove(&body.thread_id).unwrap_or_default();
+        let is_ours = match self.judge(&body, &held) {
+            Judgement::Stands => false,
+            Judgement::Ours => true,
+            Judgement::Void if self.is_stop_awaited => false,
+            Judgement::Void => return self.undo_stop(out),
+        };
         let stop = Stop {
             event: event.clone(),
             body,
             hit,
             held,
         };
+        self.is_stop_awaited = false;
+        self.is_undoing = false;
+        self.is_wanted_stopped |= is_ours;
         self.answer_continues();
         self.threads.on_stopped(&stop);
         self.stops += 1;
@@ -130,7 +151,92 @@ impl Session {
         }
     }
 
+    /// Whether a stop is one: it is not if all breakpoints that were hit hold here no more, or were another's to take.
+    fn judge(&mut self, body: &StoppedBody, held: &[String]) -> Judgement {
+        if !body.reason.ends_with("breakpoint") {
+            return Judgement::Stands;
+        }
+        let parts: BTreeSet<(Owner, i64)> = if held.is_empty() {
+            let ids = body.hit_breakpoint_ids.as_deref().unwrap_or_default();
+            let hit = self.placed_lately();
+            hit.filter(|(_, placed)| ids.contains(&placed.id))
+                .flat_map(|(_, placed)| placed.parts.iter().copied())
+                .collect()
+        } else {
+            // The guard knows which of those that share a place, and knows it before pydevd has said what it placed.
+            held.iter().filter_map(|key| self.part(key)).collect()
+        };
+        if parts.is_empty() {
+            // Nobody says which one it was. It may be the daemon's own, if there is no guard that would have said so.
+            let is_ours = |(owner, _): &(Owner, i64)| *owner == Owner::Daemon;
+            let mut placed = self.placed.values().flatten();
+            let may_be_ours = placed.any(|placed| placed.parts.iter().any(is_ours));
+            return if may_be_ours && !self.caller.report.guarded {
+                Judgement::Ours
+            } else {
+                Judgement::Stands
+            };
+        }
+        let mut judgement = Judgement::Void;
+        for (owner, id) in parts {
+            let part = match owner {
+                Owner::Client(client) => match self.watcher(client) {
+                    Some(watcher) if watcher.configuration.withholds(id) => Judgement::Void,
+                    _ => Judgement::Stands,
+                },
+                Owner::Daemon if self.stored.holds(id) => self.hit_stored(id),
+                Owner::Daemon => Judgement::Void,
+            };
+            judgement = judgement.max(part);
+        }
+        judgement
+    }
+
+    /// Whose breakpoint the guard speaks of, and its number; none of somebody who has left.
+    fn part(&self, key: &str) -> Option<(Owner, i64)> {
+        let (owner, id) = key.rsplit_once(':')?;
+        let clients = self.watchers.iter().map(|watcher| watcher.client.id);
+        let mut owners = std::iter::once(Owner::Daemon).chain(clients.map(Owner::Client));
+        let owner = owners.find(|known| known.to_string() == owner)?;
+        Some((owner, id.parse().ok()?))
+    }
+
+    /// The process has hit one of the daemon's own breakpoints.
+    fn hit_stored(&mut self, id: i64) -> Judgement {
+        match self.hub.breakpoints.hit(id) {
+            Hit::Gone => Judgement::Void,
+            Hit::Stands => Judgement::Ours,
+            Hit::Taken(file) => {
+                tracing::info!(session = %self.handle.id, breakpoint = id, "the process takes a breakpoint that is there once");
+                self.hub.tell_stored(&file);
+                let store = self.hub.breakpoints.clone();
+                // It has said itself what went wrong.
+                self.hub.tasks.spawn_blocking(move || drop(store.save()));
+                Judgement::Ours
+            }
+        }
+    }
+
+    /// Lets the process run on from a stop that is none, of which nobody is told.
+    fn undo_stop(&mut self, out: &mut Outbox) {
+        tracing::debug!(session = %self.handle.id, "the process runs on from a breakpoint that holds here no more");
+        if self.threads.any_stopped() {
+            // It has stopped for another reason too, and runs on when that is over.
+            return;
+        }
+        self.answer_continues();
+        self.is_undoing = true;
+        self.ask(
+            Message::request("continue", json!({ "threadId": "*" })),
+            Pending::Own,
+            out,
+        );
+    }
+
     fn on_continued(&mut self, event: &Message) {
+        if self.is_undoing && self.threads.stops().next().is_none() {
+            return;
+        }
         if !self.threads.on_continued(event) {
             tracing::warn!(session = %self.handle.id, "a continued event cannot be read");
             return;

@@ -241,7 +241,6 @@ impl Session {
         self.initialize(out);
         if !self.watchers.is_empty() {
             self.adopt_first_options(out);
-            self.send_all_unions(out);
         }
         self.try_release(out);
         self.publish();
@@ -255,7 +254,7 @@ impl Session {
         self.told_connected = false;
     }
 
-    /// Sets all breakpoints and lets user code run.
+    /// Lets user code run, with all breakpoints set.
     pub(super) fn release(&mut self, out: &mut Outbox) {
         if !self.options.is_attached() {
             self.attach_without_client(out);

@@ -17,7 +17,7 @@ mod requests;
 mod state;
 mod watchers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::agent::{self, FromAgent};
-use crate::breakpoints::{Changed, Configuration, Place};
+use crate::breakpoints::{Changed, Configuration};
 use crate::client;
 use crate::hub::{Hub, Reason};
 use crate::link::Link;
@@ -50,6 +50,7 @@ pub use state::StoppedBody;
 use asker::Asker;
 use dormancy::{Dormancy, Question};
 use naming::Naming;
+use placing::Placed;
 use requests::Pending;
 use state::Threads;
 use watchers::{OutputHistory, Reservation, Watcher};
@@ -279,6 +280,11 @@ pub enum Mail {
     Ask(Box<Message>, oneshot::Sender<Message>),
     /// A verb's question to the guard: its function and what it takes, answered once.
     AskGuard(&'static str, Box<Value>, oneshot::Sender<Message>),
+    /// What the daemon stores for a file may have changed; who asks for an answer gets its verdicts.
+    Stored(Box<str>, Option<oneshot::Sender<Message>>),
+    /// A verb wants to know what the process says of the daemon's own breakpoints: DAP's `Breakpoint`s, under the
+    /// daemon's numbers.
+    Verdicts(oneshot::Sender<Vec<Value>>),
     /// A verb wants its last output.
     Output(oneshot::Sender<Vec<Message>>),
     /// Somebody wants the process to end.
@@ -311,6 +317,8 @@ struct Session {
     pending: HashMap<i64, Pending>,
     /// By what was set, which of pydevd's breakpoints are whose.
     placed: HashMap<Changed, Vec<Placed>>,
+    /// What pydevd had before it was told anew, the last at the end.
+    former: VecDeque<(Changed, Placed)>,
     /// By thread that is about to stop, the parts of merged breakpoints that held, as the guard's helper says.
     held_parts: HashMap<i64, Vec<String>>,
     /// The pydevd options in force, and whose they are.
@@ -330,8 +338,13 @@ struct Session {
     stops: u64,
     /// Who last made the process run.
     resumed_by: Option<Owner>,
-    /// A verb wants the process to stop, or to make a step: it stays stopped then, though nobody watches.
+    /// Somebody has asked for a pause or a step, and no stop has come since.
+    is_stop_awaited: bool,
+    /// A verb wants the process to stop, or to make a step, or a breakpoint of the daemon's own was hit: it stays
+    /// stopped then, though nobody watches.
     is_wanted_stopped: bool,
+    /// A stop that nobody was told of is being undone: nor is anybody told that the process continues.
+    is_undoing: bool,
     /// The breakpoints of the daemon itself that hold in this process.
     stored: Configuration,
     /// How many questions the guard was asked, to tell one from another.
@@ -354,16 +367,6 @@ struct Session {
     next: Option<(Box<Link>, Box<Caller>)>,
     /// pydevd has said goodbye: our side closes at once, which spares the process half a second.
     goodbye: bool,
-}
-
-/// One of pydevd's breakpoints and its owners.
-struct Placed {
-    /// pydevd's number.
-    id: i64,
-    /// Where it is.
-    place: Place,
-    /// Who wants it, and their own numbers for it.
-    parts: Vec<(Owner, i64)>,
 }
 
 /// How a process has come to us.
@@ -497,6 +500,7 @@ impl Session {
             threads: Threads::default(),
             pending: HashMap::new(),
             placed: HashMap::new(),
+            former: VecDeque::new(),
             held_parts: HashMap::new(),
             options: options::Options::default(),
             process: None,
@@ -507,7 +511,9 @@ impl Session {
             terminating: false,
             stops: 0,
             resumed_by: None,
+            is_stop_awaited: false,
             is_wanted_stopped: false,
+            is_undoing: false,
             stored: Configuration::default(),
             questions: 0,
             checked: Instant::now(),
@@ -534,6 +540,8 @@ impl Session {
                 self.reserve(client);
             }
         }
+        // It is known from here on: what changes later, it is told.
+        self.read_all_stored();
     }
 
     /// The process has a debug server again: it slept, or it is another program of the same process.
@@ -559,7 +567,9 @@ impl Session {
         self.told_connected = false;
         self.options = options::Options::default();
         self.stage = Stage::Waiting;
+        let rescoped = self.rescope();
         self.greet(out);
+        self.send_rescoped(rescoped, out);
         self.tell_all_joined();
         self.on_activated(out);
         if self.terminating {
@@ -584,6 +594,7 @@ impl Session {
         });
         self.caller = caller;
         self.name_anew();
+        self.read_all_stored();
     }
 
     /// Whether the process may have a debug server again.
@@ -606,10 +617,13 @@ impl Session {
     fn lose_link(&mut self, stage: Stage) {
         self.stage = stage;
         self.placed.clear();
+        self.former.clear();
         self.locating.clear();
         self.held_parts.clear();
         self.resumed_by = None;
         self.naming = Naming::default();
+        self.is_stop_awaited = false;
+        self.is_undoing = false;
         let exited = |thread| {
             let body = serde_json::json!({ "reason": "exited", "threadId": thread });
             Message::event("thread", body)
@@ -717,14 +731,19 @@ impl Peer for Session {
                     self.ask_guard(function, &argument, asker, out);
                 }
             }
+            Mail::Stored(file, reply) => {
+                let asker = reply.map(|reply| Asker::verb(reply, "setBreakpoints"));
+                self.take_stored(&file, asker, out);
+            }
             // Who has given up misses nothing.
+            Mail::Verdicts(reply) => drop(reply.send(self.stored_verdicts())),
             Mail::Output(reply) => drop(reply.send(self.output.events())),
             Mail::Terminate => self.terminate(out),
             Mail::Detach => self.detach(out),
             Mail::Locate(reply) => self.locate(reply, out),
             Mail::Reconnected(link, caller) => self.next = Some((link, caller)),
             Mail::Agent(agent, caller) => self.on_agent(agent, *caller),
-            Mail::FromAgent(number, what) => self.on_agent_mail(number, what),
+            Mail::FromAgent(number, what) => self.on_agent_mail(number, what, out),
         }
     }
 

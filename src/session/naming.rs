@@ -147,22 +147,23 @@ impl Naming {
 
 impl Session {
     /// The process says anew who it is, by its guard.
-    pub(super) fn on_report_event(&mut self, event: &Message) {
+    pub(super) fn on_report_event(&mut self, event: &Message, out: &mut Outbox) {
         let Ok(fresh) = event.decode::<Report>() else {
             tracing::warn!(session = %self.handle.id, "a report of the guard cannot be read");
             return;
         };
-        self.on_report(fresh);
+        self.on_report(fresh, out);
     }
 
     /// The process says anew who it is.
-    pub(super) fn on_report(&mut self, fresh: Report) {
+    pub(super) fn on_report(&mut self, fresh: Report, out: &mut Outbox) {
         // What else it says was settled when it was greeted; null is what it does not know.
         let report = &mut self.caller.report;
         report.name = fresh.name.or(report.name.take());
         report.script = fresh.script.or(report.script.take());
         report.environment = fresh.environment.or(report.environment.take());
         self.name_anew();
+        self.scope_changed(out);
     }
 
     /// Gives the session the name and the labels of its report; its clients are told if they are new.

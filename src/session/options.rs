@@ -149,7 +149,7 @@ impl Session {
 
     /// pydevd takes a further `attach` at any time, and forgets neither breakpoints nor stops by it.
     fn attach(&mut self, given: &Map<String, Value>, client: Option<ClientId>, out: &mut Outbox) {
-        self.options.attached = true;
+        let is_first = !std::mem::replace(&mut self.options.attached, true);
         let mut arguments = given.clone();
         for (key, default) in defaults() {
             if given.contains_key(&key) {
@@ -175,5 +175,9 @@ impl Session {
             Pending::Attach(client),
             out,
         );
+        if is_first {
+            // From here on pydevd takes breakpoints.
+            self.send_all_unions(out);
+        }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::asker::{Asker, Owner};
-use super::placing::{Union, unverified};
+use super::placing::{Audience, Union, unverified};
 use super::{Session, Stage};
 use crate::client::{self, ClientId, Role};
 use crate::hub::Reason;
@@ -148,6 +148,7 @@ impl Session {
                 }
             }
             "pause" => {
+                self.is_stop_awaited = true;
                 self.is_wanted_stopped |= asker.owner() == Owner::Daemon;
                 self.ask(every_thread(message), Pending::Asked(asker), out);
             }
@@ -163,6 +164,7 @@ impl Session {
                 } else if matches!(command, "next" | "stepIn" | "stepOut") {
                     self.resume(asker, message.clone(), out);
                 } else {
+                    self.is_stop_awaited |= command == "goto";
                     self.ask(message.clone(), Pending::Asked(asker), out);
                 }
             }
@@ -255,7 +257,8 @@ impl Session {
     /// Passes on a request that makes threads run.
     fn resume(&mut self, asker: Asker, message: Message, out: &mut Outbox) {
         self.resumed_by = Some(asker.owner());
-        self.is_wanted_stopped = &*asker.command != "continue" && asker.owner() == Owner::Daemon;
+        self.is_stop_awaited = &*asker.command != "continue";
+        self.is_wanted_stopped = self.is_stop_awaited && asker.owner() == Owner::Daemon;
         self.threads.on_resume_sent();
         self.ask(message, Pending::AskedResume(asker), out);
     }
@@ -408,7 +411,11 @@ impl Session {
             | Pending::AskedResume(asker)
             | Pending::Guard(_, asker)
             | Pending::Breakpoints(Union {
-                answer: Some((asker, _)),
+                audience:
+                    Audience {
+                        answer: Some((asker, _)),
+                        ..
+                    },
                 ..
             }) => asker.lost(),
             Pending::Attach(Some(client)) if self.stage == Stage::Replaced => {

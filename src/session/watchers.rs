@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::placing::Audience;
 use super::{Session, SessionId, Stage};
 use crate::breakpoints::Configuration;
 use crate::client::{self, ClientId, FromSession};
@@ -239,7 +240,7 @@ impl Session {
         tracing::info!(session = %self.handle.id, %client, "client left");
         if self.is_linked() {
             for changed in watcher.configuration.everything() {
-                self.send_union(changed, None, out);
+                self.send_union(changed, Audience::default(), out);
             }
             self.options_owner_left(client, out);
             if self.watchers.is_empty() && self.hub.config.on_last_detach == OnLastDetach::Resume {

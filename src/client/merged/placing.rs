@@ -39,11 +39,12 @@ impl Fleet {
         }
         self.sets += 1;
         let number = self.sets;
-        let count = self.configuration.breakpoints(&changed).len();
-        if count > 0 || changed == Changed::Exceptions {
-            let breakpoints = (0..count).map(|_| {
+        let wanted = self.configuration.breakpoints(&changed);
+        if !wanted.is_empty() || changed == Changed::Exceptions {
+            let breakpoints = wanted.iter().map(|breakpoint| {
                 let id = self.lens.breakpoint();
-                let why = "set in each process that comes";
+                let why = breakpoint.withheld();
+                let why = why.unwrap_or("set in each process that comes");
                 let verdict = json!({ "id": id, "verified": false, "message": why });
                 (id, verdict.as_object().cloned().unwrap_or_default())
             });
