@@ -4,6 +4,7 @@
 //! This module knows no connection.
 
 mod arguments;
+mod breakpoints;
 mod events;
 mod group;
 mod inspect;
@@ -62,7 +63,7 @@ pub enum Access {
 }
 
 /// Every verb, and what it does.
-const VERBS: [(&str, Access); 17] = [
+const VERBS: [(&str, Access); 20] = [
     ("sessions", Access::Look),
     ("session", Access::Look),
     ("info", Access::Look),
@@ -70,6 +71,9 @@ const VERBS: [(&str, Access); 17] = [
     ("stacks", Access::Look),
     ("variables", Access::Look),
     ("output", Access::Look),
+    ("breakpoints.list", Access::Look),
+    ("breakpoints.add", Access::Touch),
+    ("breakpoints.remove", Access::Touch),
     ("evaluate", Access::Touch),
     ("pause", Access::Touch),
     ("continue", Access::Touch),
@@ -129,6 +133,9 @@ pub async fn call(hub: &Hub, verb: &str, arguments: &Value, may: Access) -> Resu
         "output" => inspect::output(hub, arguments).await,
         "evaluate" => inspect::evaluate(hub, arguments).await,
         "exit" => listing::exit(hub, arguments),
+        "breakpoints.add" => breakpoints::add(hub, arguments).await,
+        "breakpoints.list" => breakpoints::list(hub, arguments).await,
+        "breakpoints.remove" => breakpoints::remove(hub, arguments).await,
         "terminate" => group::terminate(hub, arguments).await,
         "detach" => group::detach(hub, arguments).await,
         "shutdown" => {
