@@ -22,6 +22,8 @@ pub struct Config {
     pub wait_for_ide: bool,
     /// What becomes of stopped threads when the last client leaves.
     pub on_last_detach: OnLastDetach,
+    /// The file that keeps the daemon's own breakpoints over restarts, if they are kept.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -30,6 +32,7 @@ impl Default for Config {
             listen: vec![Address::default()],
             wait_for_ide: false,
             on_last_detach: OnLastDetach::default(),
+            state: None,
         }
     }
 }

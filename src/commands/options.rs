@@ -54,6 +54,15 @@ pub struct Options {
     )]
     pub on_last_detach: Option<OnLastDetach>,
 
+    /// Keep the daemon's own breakpoints in this file over restarts
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "DBGPROXY_STATE",
+        hide_env_values = true
+    )]
+    pub state: Option<PathBuf>,
+
     /// What to log: error, warn, info, debug, trace, or directives as in `RUST_LOG` [default:
     /// `RUST_LOG`, else info]
     #[arg(
@@ -102,6 +111,7 @@ impl Options {
             listen: self.listen.or(other.listen),
             wait_for_ide: self.wait_for_ide.or(other.wait_for_ide),
             on_last_detach: self.on_last_detach.or(other.on_last_detach),
+            state: self.state.or(other.state),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             log_file: self.log_file.or(other.log_file),
@@ -158,6 +168,7 @@ impl Options {
             listen,
             wait_for_ide: self.wait_for_ide.unwrap_or(default.wait_for_ide),
             on_last_detach: self.on_last_detach.unwrap_or(default.on_last_detach),
+            state: self.state.clone(),
         })
     }
 }
@@ -189,6 +200,7 @@ mod tests {
             listen = ["127.0.0.1:0", "unix:/tmp/x.sock"]
             wait-for-ide = true
             on-last-detach = "keep"
+            state = "/tmp/dbgproxy.json"
             log = "debug"
             log-format = "json"
             log-file = "/tmp/dbgproxy.log"
@@ -201,6 +213,7 @@ mod tests {
             ]),
             wait_for_ide: Some(true),
             on_last_detach: Some(OnLastDetach::Keep),
+            state: Some("/tmp/dbgproxy.json".into()),
             log: Some("debug".into()),
             log_format: Some(LogFormat::Json),
             log_file: Some("/tmp/dbgproxy.log".into()),

@@ -57,7 +57,7 @@ impl Serve {
 async fn serve(config: Config) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     stop_on_signals(&stop).context("cannot listen for signals")?;
-    let breakpoints = Store::default();
+    let breakpoints = Store::open(config.state.as_deref())?;
     let listeners =
         Listeners::bind(&config.listen).map_err(|error| cannot_listen(error, &config.listen))?;
     for address in listeners.addresses() {
