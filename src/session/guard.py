@@ -234,7 +234,9 @@ def guard_requests(debugger):
 
     def process_net_command_json(py_db, contents, *args, **kwargs):
         try:
-            return process(py_db, contents, *args, **kwargs)
+            result = process(py_db, contents, *args, **kwargs)
+            attempt(watch_resumed)
+            return result
         except Exception as error:
             request = json.loads(contents)
             why = "%s: %s" % (type(error).__name__, clean(str(error)) or "the arguments are not as they should be")
@@ -246,6 +248,22 @@ def guard_requests(debugger):
 
     process_net_command_json.dbgproxy = True
     debugger.reader.process_net_command_json = process_net_command_json
+
+
+def watch_resumed():
+    """From Python 3.12 on pydevd looks for breakpoints in code that starts. This makes it look as well in a coroutine
+    or generator that goes on, which may have been suspended when the breakpoint was set."""
+    monitoring = getattr(sys, "monitoring", None)
+    if monitoring is None or monitoring.get_tool(monitoring.DEBUGGER_ID) != "pydevd":
+        return
+    from _pydev_bundle._pydev_saved_modules import thread
+    from _pydevd_sys_monitoring.pydevd_sys_monitoring import enable_code_tracing
+
+    def resumed(code, offset):
+        attempt(enable_code_tracing, thread.get_ident(), code, sys._getframe(1))
+        return monitoring.DISABLE  # until breakpoints change
+
+    monitoring.register_callback(monitoring.DEBUGGER_ID, monitoring.events.PY_RESUME, resumed)
 
 
 def release_late():

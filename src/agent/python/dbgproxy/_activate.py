@@ -88,6 +88,8 @@ def activate(agent, connected):
     debugger = _debugger
     if debugger is not None and _thread.get_ident() == agent.thread:
         attempt(debugger.disable_tracing)  # In this thread, which settrace() has taken for one of the program.
+        # Of what the program has suspended, pydevd knows nothing yet.
+        attempt(sys.modules["_dbgproxy"].watch_resumed)
 
 
 def import_threading(main_thread):
@@ -282,9 +284,14 @@ def undo(debugger):
             return
         _debugger = None
     with _undoing:
-        threading = sys.modules["threading"]
+        socket, threading = sys.modules["socket"], sys.modules["threading"]
         attempt(resume, threading)
+        sock = attempt(lambda: debugger.writer.sock)
+        # The reader ends at once, which pydevd would wait for in vain; the writer sends what it has.
+        attempt(lambda: sock.shutdown(socket.SHUT_RD))
         attempt(debugger.dispose_and_kill_all_pydevd_threads)
+        attempt(lambda: sock.shutdown(socket.SHUT_RDWR))
+        attempt(lambda: sock.close())
         attempt(wait_until_left, threading)
         attempt(remove_tracing, threading)
         attempt(forget_stops, threading)
