@@ -324,9 +324,21 @@ def threads(threading):
 def forget_stops(threading):
     """pydevd keeps with each thread what it is to do there, and would do it when it comes again."""
     attempt(resume, threading)
+    from _pydevd_bundle import pydevd_additional_thread_info, pydevd_constants
+
     for thread in threads(threading):
-        if getattr(thread, "additional_info", None) is not None:
+        info = getattr(thread, "additional_info", None)
+        if info is not None:
             thread.additional_info = None
+            # Each would keep a whole former debugger alive.
+            attempt(lambda: pydevd_additional_thread_info.remove_additional_info(info))
+            attempt(setattr, info, "thread_tracer", None)
+            attempt(setattr, info, "top_level_thread_tracer_no_back_frames", [])
+            attempt(setattr, info, "top_level_thread_tracer_unhandled", None)
+    found = getattr(pydevd_constants, "_thread_id_to_thread_found", {})
+    for key, thread in list(found.items()):
+        if getattr(thread, "is_pydev_daemon_thread", False):
+            found.pop(key, None)
     if _monitors():
         _sys_monitoring().reset_thread_local_info()
 
