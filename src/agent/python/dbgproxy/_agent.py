@@ -41,7 +41,7 @@ CONNECT = 10.0
 #: Seconds that a fork waits at most for the agent to come to a point where it may be copied.
 FORK_PATIENCE = 2.0
 #: Seconds between looks for a name that is not known at the start: the first time, and how often; it doubles too.
-LOOK_AGAIN, LOOKS = 0.02, 10
+LOOK_AGAIN, LOOKS = 0.005, 12
 #: Bytes of a message from the daemon, and of its header; with more the connection is closed.
 MESSAGE, HEADER = 1 << 20, 4096
 #: Characters of the command line, and of any other text.
@@ -106,6 +106,8 @@ class Agent:
         self.handlers = {"dbgproxy/activate": self.activate, "dbgproxy/deactivate": self.deactivate}
         self.link = None
         self.hello = None
+        #: Is something of the hello about to change?
+        self.unnamed = False
         #: One ticket for who acts on the daemon's first answer: the program, if it still waits, or the thread.
         self.tickets = []
         self.answered = _thread.allocate_lock()
@@ -121,6 +123,7 @@ class Agent:
     def start(self):
         """Starts the thread; waits a little for the daemon's answer, and activates if that is what it says."""
         self.hello = self.describe()
+        self.unnamed = self.is_to_be_named()
         if self.patience:
             self.answered.acquire()
             self.tickets.append(None)
@@ -188,12 +191,13 @@ class Agent:
             self.session = answer["session"]
             self._export()
         self.on_answer(answer.get("activate") is True)
-        looks = LOOKS if self.is_to_be_named() else 0
+        looks = LOOKS
         while True:
-            wait = LOOK_AGAIN * 2 ** (LOOKS - looks) if looks else None
+            wait = LOOK_AGAIN * 2 ** (LOOKS - looks) if self.unnamed and looks else None
             message = link.receive(wait)
             if message is None:
-                looks = 0 if self.report() else looks - 1
+                looks -= 1
+                self.report()
             elif message.get("type") == "request":
                 self.on_request(link, message)
 
@@ -266,9 +270,11 @@ class Agent:
             attempt(link.event, event, body)
 
     def is_to_be_named(self):
-        """Is something of the hello about to change? multiprocessing names its children when they already run."""
-        return self.hello["script"] == "-m" or self.how != "reconnect" and (
-            sys.argv[1:2] == ["--multiprocessing-fork"] or self.how == "fork" and self.hello["name"] is None
+        """multiprocessing names its children when they already run, and -m knows its script later."""
+        return (
+            self.hello["script"] == "-m"
+            or sys.argv[1:2] == ["--multiprocessing-fork"]
+            or self.how == "fork" and self.hello["name"] is None
         )
 
     def report(self):
@@ -276,11 +282,10 @@ class Agent:
         fresh = {"name": attempt(process_name, False), "script": attempt(script), "environment": attempt(environment)}
         if fresh["name"] == "MainProcess":
             fresh["name"] = self.hello["name"]
-        if all(self.hello[key] == value for key, value in fresh.items()):
-            return False
-        self.hello.update(fresh)
-        self.tell("dbgproxy/report", fresh)
-        return True
+        if any(self.hello[key] != value for key, value in fresh.items()):
+            self.unnamed = False
+            self.hello.update(fresh)
+            self.tell("dbgproxy/report", fresh)
 
 
 class Link:
@@ -530,6 +535,8 @@ def _hush_fork_warning():
 
 def _at_exit():
     if agent is not None:
+        if agent.unnamed:
+            attempt(agent.report)
         attempt(agent.tell, "dbgproxy/exiting", {"exitCode": attempt(exit_code)})
 
 
