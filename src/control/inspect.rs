@@ -127,7 +127,8 @@ async fn top_frame(session: &Handle) -> Result<(i64, Value), String> {
     let answer = ask(session, "stackTrace", arguments).await?;
     let Body { stack_frames } = answer.decode().map_err(|error| error.to_string())?;
     let top = stack_frames.into_iter().next();
-    let top = top.ok_or("its stopped thread has no frame")?;
+    // pydevd keeps to itself what is not the user's, such as the start of the program.
+    let top = top.ok_or("it is stopped outside of its own code, as at the start of a program")?;
     let path = top.source.and_then(|source| source.path);
     let frame = json!({ "name": top.name, "path": path, "line": top.line });
     Ok((top.id, frame))
