@@ -146,7 +146,7 @@ async fn the_environment_attaches_every_python_below() {
     let daemon = Daemon::start().await;
     let python = Python::newest();
     let look = "import json, os, sys; print(json.dumps([dict(os.environ), 'dbgproxy._agent' in sys.modules]))";
-    let mut command = run(&cache, &["--name", "trainer", "--wait-for-ide"]);
+    let mut command = run(&cache, &["--name", "trainer"]);
     command
         .env("DBGPROXY", daemon.connect())
         .env("PYTHONPATH", "/one:/two")
@@ -159,14 +159,18 @@ async fn the_environment_attaches_every_python_below() {
     assert!(has_agent);
     assert_eq!(variables["DBGPROXY"], daemon.connect());
     assert_eq!(variables["DBGPROXY_NAME"], "trainer");
-    assert_eq!(variables["DBGPROXY_WAIT"], "1");
     let path = variables["PYTHONPATH"].as_str().unwrap();
     let agent = path.strip_suffix(":/one:/two").expect(path);
     assert!(
         Path::new(agent).join("dbgproxy/_guard.py").exists(),
         "{agent}"
     );
-    // It is said where the IDE is to attach for which the command waits.
+    assert_eq!(ended.stderr, "");
+
+    // It is said where the IDE is to attach for which programs wait.
+    let options = ["--wait-for-ide", "--connect", &*daemon.connect(), "--"];
+    let ended = shell(&cache, &options, "echo $DBGPROXY_WAIT").wait().await;
+    assert_eq!((ended.code, &*ended.stdout), (0, "1\n"), "{ended:?}");
     assert_eq!(announced(&ended.stderr), format!("{};", daemon.connect()));
 }
 
@@ -313,32 +317,26 @@ async fn a_terminal_is_the_commands() {
 #[tokio::test]
 async fn a_daemon_of_its_own_debugs() {
     let cache = cache();
-    let script = Script::new("once.py", "value = 41\nprint(value)  # BREAK\n");
+    let source = "import time\nwhile True:\n    time.sleep(0.02)  # BREAK\n";
+    let script = Script::new("ticking.py", source);
     let python = Python::newest();
-    let mut command = run(&cache, &["--listen", "127.0.0.1:0", "--wait-for-ide", "--"]);
+    let mut command = run(&cache, &OWN);
     command
-        .env("PY", &python.executable)
-        .env("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-        .args([
-            "sh",
-            "-c",
-            "exec \"$PY\" -m debugpy --connect \"$DBGPROXY\" \"$0\"",
-        ])
+        .env_remove("DBGPROXY_DEBUGPY")
+        .arg(&python.executable)
         .arg(script.path());
     let mut program = Program::start(command);
-    let address = address(&program).await;
-    let address: std::net::SocketAddr = address.parse().unwrap();
+    let address: std::net::SocketAddr = address(&program).await.parse().unwrap();
+    let line = script.line("# BREAK");
     let mut client = Client::start(address)
-        .breakpoints(script.path(), &[script.line("# BREAK")])
+        .breakpoints(script.path(), &[line])
         .attached()
         .await;
-    let stopped = client.stopped_at(script.line("# BREAK")).await;
-    client.continue_(stopped.thread).await;
-    client.event("terminated").await;
-    program.printed("41\n").await;
+    client.stopped_at(line).await;
     client.disconnect().await;
+    program.signal(Signal::TERM);
     let ended = program.wait().await;
-    assert_eq!((ended.code, &*ended.stdout), (0, "41\n"), "{ended:?}");
+    assert_eq!((ended.code, &*ended.stdout), (143, ""), "{ended:?}");
 }
 
 #[tokio::test]

@@ -349,7 +349,10 @@ async fn report_exit(daemon: &Daemon, pid: u32, code: u8) {
     let telling = daemon.call("exit", &exit, Duration::ZERO);
     match timeout(REPORT_WAIT, telling).await {
         Ok(Ok(_)) => {}
-        Ok(Err(why)) => tracing::debug!(pid, code, ?why, "the exit code is not noted"),
+        Ok(Err(Failure::Failed(why))) => {
+            tracing::debug!(pid, code, %why, "the exit code is not noted");
+        }
+        Ok(Err(_)) => tracing::debug!(pid, code, "the exit code is not noted"),
         Err(_) => tracing::debug!(pid, code, "the exit code is not noted in time"),
     }
 }
