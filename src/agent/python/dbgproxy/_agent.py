@@ -162,7 +162,8 @@ class Agent:
                     link = Link(self.address, self.busy)
                     self.serve(link)
                 except Exception:
-                    pass  # The link is of no use any more, for whatever reason.
+                    # The link is of no use any more, for whatever reason; and nobody needs to wait for an answer.
+                    self.on_answer(False)
                 if self.link is not None:
                     delay = BACK_OFF
                     self.link = None
@@ -361,7 +362,7 @@ class Link:
 
 
 def frame(message):
-    body = encode(message).encode("ascii")
+    body = encode(message).encode()
     return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
@@ -379,7 +380,7 @@ def connect(address, busy=None):
         return connected(family, (host, int(port)))
     # The resolver's locks are not for a fork's child. Bytes, because texts would be encoded by a large module.
     with busy or _thread.allocate_lock():
-        found = _socket.getaddrinfo(host.encode("ascii"), int(port), 0, _socket.SOCK_STREAM)
+        found = _socket.getaddrinfo(host.encode(), int(port), 0, _socket.SOCK_STREAM)
     for family, _, _, _, where in found:
         try:
             return connected(family, where)
