@@ -246,15 +246,33 @@ def dial(agent):
     quiet = getattr(socket, "MSG_NOSIGNAL", 0)
 
     class DebugServerSocket(socket.socket):
-        """A program that has given SIGPIPE its default back does not die of a daemon that is gone."""
+        """A socket that leaves the program alone, whatever it does to signals and files that it knows nothing of."""
+
+        file = None
+
+        def check(self):
+            if self.file is not None and _agent.socket_file(self) != self.file:
+                self.detach()
+                raise OSError("the program has closed the debugger's connection")
+
+        def recv(self, *args):
+            self.check()
+            return super().recv(*args)
 
         def send(self, data, flags=0):
+            self.check()
             return super().send(data, flags | quiet)
 
         def sendall(self, data, flags=0):
+            self.check()
             return super().sendall(data, flags | quiet)
 
+        def close(self):
+            attempt(self.check)
+            super().close()
+
     sock = DebugServerSocket(fileno=_agent.connect(agent.address).detach())
+    sock.file = _agent.socket_file(sock)
     hello = {
         "protocol": _agent.PROTOCOL, "role": "debugServer", "session": agent.session, "pid": os.getpid(),
         "token": _agent.token(),
@@ -434,9 +452,9 @@ def disown():
     attempt(restore)
 
 
-def count_threads():
-    """How many threads the process has for being debugged."""
-    return len(getattr(_debugger, "created_pydb_daemon_threads", ()))
+def is_alone():
+    """Has the program no threads but the one that asks? None if it is not being debugged."""
+    return len(threads(sys.modules["threading"])) == 1 if _debugger is not None else None
 
 
 def _global_debugger():

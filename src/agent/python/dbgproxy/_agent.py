@@ -524,9 +524,11 @@ def _hush_fork_warning():
         if entry in filters:
             filters.remove(entry)
     activate = sys.modules.get(__package__ + "._activate")
-    ours = 1 + (activate.count_threads() if activate is not None else 0)
+    alone = activate.is_alone() if activate is not None else None
+    if alone is None:
+        alone = len(os.listdir("/proc/self/task")) == 2
     _forking["hushed"] = ()
-    if len(os.listdir("/proc/self/task")) - ours == 1:
+    if alone:
         text = "This process (pid=%d) is multi-threaded, use of %s() may lead to deadlocks in the child."
         _forking["hushed"] = [
             ("ignore", text % (os.getpid(), function), DeprecationWarning, None, 0) for function in ("fork", "forkpty")
