@@ -600,7 +600,7 @@ def tell():
     """Sends the report. Its evaluate must give no result of its own, hence no return value."""
     parts = (
         ("identity", identity), ("argv", argv), ("script", script), ("cwd", cwd), ("name", name), ("helper", helper),
-        ("forked", lambda: bool(frames("settrace_forked"))), ("debugpy", debugpy_version),
+        ("forked", lambda: bool(forking())), ("debugpy", debugpy_version),
         ("python", lambda: sys.version.split()[0]), ("executable", lambda: clean(sys.executable)),
         ("environment", environment), ("pid", os.getpid), ("ppid", os.getppid),
     )
@@ -662,7 +662,7 @@ def cwd():
 
 def name():
     # In os.fork() the parent's name is still in force; the child's own is with the code that forks.
-    if frames("settrace_forked"):
+    if forking():
         launch = frames("_launch")
         return clean(launch[0].f_locals["process_obj"].name) if launch else None
     process = sys.modules.get("multiprocessing.process")
@@ -674,7 +674,7 @@ def tell_name():
     spawned = sys.argv[1:2] == ["--multiprocessing-fork"]
     by_forkserver = any(frame.f_globals.get("__name__") == "multiprocessing.forkserver" for frame in frames("main"))
     # Whatever a worker itself forks is named otherwise, or not at all.
-    if not spawned and not (by_forkserver and frames("settrace_forked") and not frames("_serve_one")):
+    if not spawned and not (by_forkserver and forking() and not frames("_serve_one")):
         return
     from multiprocessing.process import BaseProcess
 
@@ -711,6 +711,11 @@ def environment():
     return {key: clean(os.environ[key]) for key in VARIABLES if key in os.environ}
 
 
+def forking():
+    """The frames of os.fork() in a child, which is being handed to the debugger: by pydevd, or by dbgproxy's agent."""
+    return frames("settrace_forked") or frames("_begin_in_child")
+
+
 def frames(function):
     """The frames of this thread that run a function of that name."""
     found, frame = [], sys._getframe()
@@ -735,7 +740,7 @@ def attempt(function, *args):
 
 
 # The process that was started with this command line: forks inherit the module, or are in os.fork() now.
-started_as = globals().get("started_as", 0 if frames("settrace_forked") else os.getpid())
+started_as = globals().get("started_as", 0 if forking() else os.getpid())
 
 if counted_for is not get_global_debugger():
     counted_for = get_global_debugger()

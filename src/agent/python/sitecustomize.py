@@ -2,41 +2,35 @@
 
 Python imports `sitecustomize` by itself, before any code of the program. This one first runs the one that it
 shadows, if there is one, and behaves as that one does; then it boots the agent. It knows nothing of the agent but
-its name. Any Python may come by here, so it must be understood by old ones too: they run what is shadowed, and
-nothing else.
+its name. Any Python may come by here, so old ones must understand it too: they run what is shadowed, and no more.
 """
 
 import os
 import sys
 
 
-def _run_shadowed():
-    """Runs the next `sitecustomize` on the path in place of this one, as `site` would have done without us.
-
-    What it raises is for `site` to treat, also that there is none: then no module of this name stays behind.
-    """
+def _behind_us():
+    """The path, from behind this directory on: were there two agents' directories, each would find the other."""
     here = os.path.dirname(__file__)
-    # Only what comes behind this directory: were there two agents' directories, each would find the other for ever.
-    path = sys.path[sys.path.index(here) + 1 :] if here in sys.path else []
-    if sys.version_info < (3, 4):
-        import imp
+    return sys.path[sys.path.index(here) + 1 :] if here in sys.path else []
 
-        imp.load_module(__name__, *imp.find_module(__name__, path))
-        return
+
+def _run_shadowed():
+    """Runs the next `sitecustomize` on the path, which takes the place of this one in `sys.modules`.
+
+    What it raises is for `site` to treat.
+    """
     import _frozen_importlib
 
     for finder in sys.meta_path:
-        spec = finder.find_spec(__name__, path)
+        spec = finder.find_spec(__name__, _behind_us())
         if spec is not None:
-            # As `import` does it: puts the module into sys.modules, and takes it out again if it raises.
+            # As `import` does it: if it raises, no module of the name stays behind.
             _frozen_importlib._load(spec)
             return
-    raise ImportError("No module named 'sitecustomize'", name="sitecustomize")
 
 
 def _boot():
-    if sys.version_info < (3, 8) or not os.environ.get("DBGPROXY"):
-        return
     try:
         from dbgproxy import _agent
 
@@ -45,7 +39,14 @@ def _boot():
         pass  # The program knows nothing of us, so it must not hear of us either.
 
 
-try:
-    _run_shadowed()
-finally:
-    _boot()
+if sys.version_info < (3, 4):
+    import imp
+
+    # With nothing to find it raises what `site` takes for an answer.
+    imp.load_module(__name__, *imp.find_module(__name__, _behind_us()))
+else:
+    try:
+        _run_shadowed()
+    finally:
+        if sys.version_info >= (3, 8) and os.environ.get("DBGPROXY"):
+            _boot()

@@ -76,7 +76,7 @@ def boot():
         agent = Agent(address, uuid4(), session, "start")
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     atexit.register(_at_exit)
-    agent.start()
+    agent.begin()
 
 
 def _is_main_interpreter():
@@ -119,6 +119,15 @@ class Agent:
     def _export(self):
         os.environ[SESSION] = self.session
         os.environ[ORIGIN] = "%s %s" % (attempt(identity) or "", self.parent or "")
+
+    def begin(self):
+        """Starts, before the program's code runs; in a fork's child before os.fork() returns."""
+        try:
+            self.start()
+        except KeyboardInterrupt:
+            # Held by the daemon: the program cannot be told yet, and Python would call it a fatal error of its own.
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+            os.kill(os.getpid(), _signal.SIGINT)
 
     def start(self):
         """Starts the thread; waits a little for the daemon's answer, and activates if that is what it says."""
@@ -508,7 +517,7 @@ def _begin_in_child():
         activate = sys.modules.get(__package__ + "._activate")
         if activate is not None:
             activate.disown()
-        agent.start()
+        agent.begin()
     except Exception:
         pass
 
