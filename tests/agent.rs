@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 use support::{Client, Daemon, Program, Python, Script};
 use tokio::process::Command;
@@ -220,8 +218,8 @@ async fn every_way_to_make_a_process_stops_at_its_first_line() {
 
 #[tokio::test]
 async fn sessions_are_back_after_the_daemon_was_killed() {
-    let daemon = Daemon::start().await;
-    let port = SocketAddr::from(&daemon).port();
+    let port = support::own_port();
+    let daemon = Daemon::start_on(port).await;
     let script = Script::new("loop.py", LOOP);
     let mut programs = Vec::new();
     for python in Python::all() {

@@ -404,9 +404,7 @@ async fn a_port_of_something_else_is_told() {
 #[tokio::test]
 async fn several_at_once_share_one_daemon() {
     let cache = cache();
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
+    let address = format!("127.0.0.1:{}", support::own_port());
     let options = ["--connect", &*address, "--"];
     let script = "echo \"$DBGPROXY\"; read line";
     let mut programs: Vec<_> = (0..4).map(|_| shell(&cache, &options, script)).collect();

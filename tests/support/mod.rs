@@ -42,6 +42,15 @@ pub use python::{Python, Script};
 pub use start::{Attaching, Start};
 pub use tap::Tap;
 
+/// A port that no other test gets: a daemon that is killed must not have another one come in its place, to which the
+/// agents of its programs would turn. The system gives out none below this range by itself.
+pub fn own_port() -> u16 {
+    let start = (std::process::id() % 12_000) as u16;
+    let mut ports = (0..12_000).map(|step| 20_000 + (start + step) % 12_000);
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find(is_free).expect("one of them is free")
+}
+
 /// Lets this process open as many files as the system grants, for tests with thousands of connections.
 ///
 /// Returns how many that is: a test that needs more says so and makes do with fewer.
