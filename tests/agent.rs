@@ -178,11 +178,13 @@ async fn every_way_to_make_a_process_stops_at_its_first_line() {
             let mut client = Client::start(&daemon)
                 .arguments(&json!({ "view": "merged" }))
                 .breakpoints(&worker, &[1])
+                .breakpoints(script.directory().join("worker.py.sh"), &[2])
                 .attached()
                 .await;
             let mut program = start(python, &daemon, &script, &[]).await;
             if !from_stdin {
-                let stopped = client.stopped_at(1).await;
+                let stopped = client.stopped().await;
+                assert_eq!(stopped.reason, "breakpoint");
                 assert_eq!(program.stdout(), "", "it has run past its first line");
                 let sessions = daemon.sessions(&["state=stopped"]).await;
                 assert_eq!(sessions.len(), 1, "{sessions:?}");
@@ -256,6 +258,27 @@ async fn sessions_are_back_after_the_daemon_was_killed() {
 }
 
 #[tokio::test]
+async fn an_environment_within_an_environment_is_one() {
+    let daemon = Daemon::start().await;
+    let script = Script::new("once.py", "print('once')\n");
+    for python in Python::all() {
+        let mut command = python.attached(&daemon).await;
+        let (_, path) = command
+            .as_std()
+            .get_envs()
+            .find(|(name, _)| *name == "PYTHONPATH")
+            .expect("it is set");
+        let path = path.and_then(|path| path.to_str()).expect("it is a text");
+        let twice = format!("{path}:{path}");
+        command.env("PYTHONPATH", twice).arg(script.path());
+        let ended = Program::start(command).wait().await;
+        let seen = (ended.code, &*ended.stdout, &*ended.stderr);
+        assert_eq!(seen, (0, "once\n", ""), "{python}");
+    }
+    assert_eq!(daemon.sessions(&["--all"]).await.len(), Python::all().len());
+}
+
+#[tokio::test]
 async fn a_verb_wakes_a_sleeping_process() {
     let daemon = Daemon::start().await;
     let script = Script::new("loop.py", LOOP);
@@ -300,8 +323,8 @@ async fn without_debugpy_everybody_is_told_what_to_do_and_the_program_runs() {
     // An interpreter's own packages are left out.
     let mut command = Python::newest().attached(&daemon).await;
     command.arg("-S").arg("-c").arg(format!(
-        "import runpy, sys; sys.path.insert(0, {:?}); exec('try: import sitecustomize\\nexcept ImportError: pass'); runpy.run_path({:?}, run_name='__main__')",
-        agent_directory(&daemon).await,
+        "import runpy; exec('try: import sitecustomize\\nexcept ImportError: pass'); \
+         runpy.run_path({:?}, run_name='__main__')",
         script.path()
     ));
     let mut program = Program::start(command);
@@ -325,13 +348,6 @@ async fn without_debugpy_everybody_is_told_what_to_do_and_the_program_runs() {
     client.disconnect().await;
     program.tell("").await;
     assert_eq!(program.wait().await.code, 0);
-}
-
-async fn agent_directory(daemon: &Daemon) -> String {
-    let output = daemon.run(&["env", "--shell", "json"]).await;
-    let environment: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let path = environment["PYTHONPATH"].as_str().expect("it is set");
-    path.split(':').next().unwrap_or_default().to_owned()
 }
 
 /// A program's output and code with the environment of a daemon that is not there, or says nothing.

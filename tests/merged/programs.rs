@@ -219,7 +219,7 @@ async fn a_tree_of_three_levels() {
         };
         let leaves = sessions
             .iter()
-            .filter(|session| session["name"] == "leaf.py");
+            .filter(|session| session["argv"].to_string().contains("leaf.py"));
         let leaves: Vec<&Value> = leaves.collect();
         assert_eq!(leaves.len(), 2);
         for leaf in leaves {
