@@ -4,6 +4,7 @@
 //! connection of its own, which the agent announces.
 //! This module knows nothing of clients, and nothing of what a debug server says.
 
+mod asking;
 pub mod package;
 
 use std::collections::HashMap;
@@ -17,11 +18,16 @@ use tokio::time::Instant;
 use crate::hub::Hub;
 use crate::link::Link;
 use crate::pump::{End, Peer, last_flush, pump};
-use crate::session::{self, Caller, Report, SessionId};
+use crate::session::{self, Caller, DebugSession, Report, SessionId};
 use crate::wire::{Error, Kind, Message, Outbox};
+use asking::{Asking, What};
 
-/// The most mails that wait for one agent: it is told little, and does it at once.
-pub const INBOX: usize = 16;
+/// The most mails that wait for one agent: it is told little, and does it at once. Beside them, each answer that is
+/// under way has its place.
+pub const INBOX: usize = 16 + UNDER_WAY;
+
+/// The most requests of one agent that are under way; further ones are refused.
+pub const UNDER_WAY: usize = 32;
 
 /// What a process says first: who it is.
 #[derive(Debug, Deserialize)]
@@ -111,6 +117,8 @@ pub enum Mail {
     Deactivate,
     /// Its session has no use for it: it may try again.
     Close,
+    /// What came of something that it has asked: the response.
+    Answer(Box<Message>),
 }
 
 /// What an agent tells its session.
@@ -122,6 +130,8 @@ pub enum FromAgent {
     Failed(String),
     /// The process ends; with its code, if that is known.
     Exiting(Option<i64>),
+    /// A part of its work begins, or ends.
+    DebugSession(Box<DebugSession>),
     /// The connection has ended.
     Gone,
 }
@@ -135,8 +145,12 @@ struct Agent {
     /// By our number, what it was asked.
     asked: HashMap<i64, &'static str>,
     finished: bool,
-    /// Keeps the inbox open.
-    _handle: Handle,
+    /// What it may ask for.
+    asking: Asking,
+    /// How many of its requests are under way.
+    under_way: usize,
+    /// Keeps the inbox open, and is where answers go.
+    handle: Handle,
 }
 
 /// Serves an agent that has said hello; the task of one connection.
@@ -154,11 +168,13 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, seq: i64, caller: Caller)
     };
     let mut agent = Agent {
         number: handle.number,
+        asking: Asking::new(hub.clone(), session.clone()),
         session,
         hello: Some(seq),
         asked: HashMap::new(),
         finished: false,
-        _handle: handle,
+        under_way: 0,
+        handle,
     };
     let end = pump(&mut agent, &mut link, &mut inbox, &hub.stop).await;
     if matches!(end, End::Stopped) {
@@ -166,6 +182,8 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, seq: i64, caller: Caller)
     }
     tracing::debug!(?end, "the agent's connection ended");
     goodbye.send(session::Mail::FromAgent(agent.number, FromAgent::Gone));
+    drop(inbox);
+    agent.asking.end().await;
 }
 
 impl Agent {
@@ -196,11 +214,54 @@ impl Agent {
                     .unwrap_or("the agent does not say why");
                 self.tell(FromAgent::Failed(why.to_owned()));
             }
+            "dbgproxy/debugSession" => match event.decode() {
+                Ok(said) => self.tell(FromAgent::DebugSession(Box::new(said))),
+                Err(error) => {
+                    tracing::debug!(session = %self.session.id, %error, "a debug session cannot be read");
+                }
+            },
             "dbgproxy/exiting" => self.tell(FromAgent::Exiting(body["exitCode"].as_i64())),
             name => {
                 tracing::debug!(session = %self.session.id, name, "an event that no agent sends")
             }
         }
+    }
+}
+
+impl Agent {
+    /// Lets a request be carried out, if it is one that a process may make.
+    fn on_request(&mut self, request: &Message) -> Result<(), String> {
+        // The debuggee is not trusted.
+        let what = What::read(request.name()).ok_or(
+            "a process says hello once, and may ask for little else; this is not among it",
+        )?;
+        if self.under_way >= UNDER_WAY {
+            return Err(format!(
+                "{UNDER_WAY} requests of this process are under way; try again when one is done"
+            ));
+        }
+        let Ok(place) = self.handle.inbox.clone().try_reserve_owned() else {
+            return Err("the process does not listen".into());
+        };
+        self.under_way += 1;
+        let (asking, request) = (self.asking.clone(), request.detached());
+        let inbox = self.handle.inbox.clone();
+        self.asking.hub.tasks.spawn(async move {
+            let given_up = async {
+                match what {
+                    // What is half done could not be undone.
+                    What::Add | What::Remove => asking.hub.stop.cancelled().await,
+                    _ => inbox.closed().await,
+                }
+            };
+            tokio::select! {
+                answer = asking.answer(what, &request) => {
+                    place.send(Mail::Answer(Box::new(answer)));
+                }
+                () = given_up => {}
+            }
+        });
+        Ok(())
     }
 }
 
@@ -218,10 +279,10 @@ impl Peer for Agent {
                     self.tell(FromAgent::Failed(why));
                 }
             }
-            // The debuggee is not trusted.
             Kind::Request => {
-                let why = "an agent says hello once, and asks for nothing else";
-                out.send(&Message::failure(message.seq(), message.name(), why));
+                if let Err(why) = self.on_request(&message) {
+                    out.send(&Message::failure(message.seq(), message.name(), &why));
+                }
             }
         }
     }
@@ -241,6 +302,10 @@ impl Peer for Agent {
             Mail::Activate => self.ask("dbgproxy/activate", out),
             Mail::Deactivate => self.ask("dbgproxy/deactivate", out),
             Mail::Close => self.finished = true,
+            Mail::Answer(answer) => {
+                self.under_way -= 1;
+                out.send(&answer);
+            }
         }
     }
 

@@ -17,12 +17,13 @@ use crate::owner::current_uid;
 const PACKAGE: &str = "dbgproxy";
 
 /// Every file, by its path below the directory that is put on Python's path.
-pub const FILES: [(&str, &str); 6] = [
+pub const FILES: [(&str, &str); 7] = [
     ("sitecustomize.py", include_str!("python/sitecustomize.py")),
     (
         "dbgproxy/__init__.py",
         include_str!("python/dbgproxy/__init__.py"),
     ),
+    ("dbgproxy/_api.py", include_str!("python/dbgproxy/_api.py")),
     (
         "dbgproxy/_agent.py",
         include_str!("python/dbgproxy/_agent.py"),
@@ -133,6 +134,12 @@ mod tests {
         for (path, text) in FILES {
             assert!(text.is_ascii(), "{path}");
         }
+    }
+
+    #[test]
+    fn it_says_the_version_of_the_daemon() {
+        let version = format!("__version__ = \"{}\"\n", env!("CARGO_PKG_VERSION"));
+        assert!(include_str!("python/dbgproxy/__init__.py").contains(&version));
     }
 
     #[test]

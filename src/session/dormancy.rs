@@ -13,7 +13,7 @@ use super::asker::Asker;
 use super::{Arrival, Caller, Handle, Mail, Session, SessionId, Stage, begin};
 use crate::agent::{self, FromAgent, How};
 use crate::client::FromSession;
-use crate::hub::Hub;
+use crate::hub::{Hub, Reason};
 use crate::pump::Peer;
 use crate::wire::{Message, Outbox};
 
@@ -96,6 +96,7 @@ impl Session {
             || is_held
             || self.terminating
             || self.stored.holds_any()
+            || self.awaiting.is_any()
             || !dormancy.waiting.is_empty()
     }
 
@@ -152,6 +153,7 @@ impl Session {
         self.dormancy.activation = Activation::Failed;
         self.terminating = false;
         self.reservations.clear();
+        self.awaiting.tell(&Err(why.to_owned()));
         for (asker, _) in std::mem::take(&mut self.dormancy.waiting) {
             asker.fail(why);
         }
@@ -226,6 +228,10 @@ impl Session {
                 if code.is_some() {
                     self.handle.update(|info| info.exit = info.exit.or(code));
                 }
+            }
+            FromAgent::DebugSession(said) => {
+                self.handle.update(|info| info.debug_sessions.note(*said));
+                self.hub.tell(&self.handle, Reason::Changed);
             }
             FromAgent::Gone => self.dormancy.agent = None,
         }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::naming::Naming;
 use super::requests::Pending;
-use super::{Info, Order, Session, SessionId, Stage, State};
+use super::{DebugSessions, Info, Order, Session, SessionId, Stage, State};
 use crate::agent::How;
 use crate::hub::Hub;
 use crate::link::Link;
@@ -181,6 +181,7 @@ impl Caller {
             python: report.python.clone().or_else(|| version.map(str::to_owned)),
             debugpy: report.debugpy.clone(),
             argv: report.argv.clone().unwrap_or_default(),
+            debug_sessions: DebugSessions::default(),
             order,
             identity: report.identity.clone(),
         }
@@ -285,6 +286,9 @@ impl Session {
             return;
         }
         let connected = self.live().next().is_some();
+        if connected {
+            self.awaiting.tell(&Ok(()));
+        }
         if connected && !self.told_connected {
             self.told_connected = true;
             self.ask(

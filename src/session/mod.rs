@@ -5,6 +5,8 @@
 //! touches no socket itself: the [`crate::pump`] does.
 
 mod asker;
+mod awaiting;
+mod debug_sessions;
 mod dormancy;
 mod events;
 mod greeting;
@@ -40,6 +42,8 @@ use crate::selector::Subject;
 use crate::wire::{Error, Message, Outbox};
 
 pub use asker::Owner;
+pub(crate) use awaiting::Attended;
+pub use debug_sessions::{DebugSession, DebugSessions};
 pub(crate) use dormancy::for_agent;
 pub use dormancy::{ACTIVATION_WAIT, LINGER};
 pub(crate) use greeting::meet;
@@ -48,6 +52,7 @@ pub use order::{MAX_DEPTH, Order};
 pub use state::StoppedBody;
 
 use asker::Asker;
+use awaiting::Awaiting;
 use dormancy::{Dormancy, Question};
 use naming::Naming;
 use placing::Placed;
@@ -107,6 +112,9 @@ pub struct Info {
     pub debugpy: Option<String>,
     /// Its command line as the user would write it.
     pub argv: Vec<String>,
+    /// The parts of its work that it tells of.
+    #[serde(rename = "debugSessions")]
+    pub debug_sessions: DebugSessions,
     /// Where it stands among all sessions.
     pub order: Order,
     /// What is the same in two connections of one process and differs between any two processes.
@@ -291,6 +299,8 @@ pub enum Mail {
     Terminate,
     /// All clients are to leave it.
     Detach,
+    /// The program waits for an IDE, until then.
+    AwaitClient(Instant, oneshot::Sender<Attended>),
     /// Somebody wants to know where the process is stopped; answered by dropping it once [`Info`] says so.
     Locate(oneshot::Sender<()>),
     /// The same process has connected anew, after an `exec` or out of its sleep.
@@ -357,6 +367,8 @@ struct Session {
     locating: Vec<oneshot::Sender<()>>,
     /// What it has of its agent.
     dormancy: Dormancy,
+    /// Those in the program who wait for an IDE.
+    awaiting: Awaiting,
     /// User code has been let go.
     has_run: bool,
     /// Another program has taken the place of the one that this connection is of.
@@ -520,6 +532,7 @@ impl Session {
             was_in_view: false,
             locating: Vec::new(),
             dormancy: Dormancy::default(),
+            awaiting: Awaiting::default(),
             has_run: false,
             is_over: false,
             is_exiting: false,
@@ -649,6 +662,7 @@ impl Session {
         self.watchers.clear();
         self.handle.update(|info| {
             info.ended = Some(Timestamp::now());
+            info.debug_sessions.cut_off();
             tracing::info!(session = %info.id, pid = info.pid, name = info.name, "process ended");
         });
         self.publish();
@@ -740,6 +754,7 @@ impl Peer for Session {
             Mail::Output(reply) => drop(reply.send(self.output.events())),
             Mail::Terminate => self.terminate(out),
             Mail::Detach => self.detach(out),
+            Mail::AwaitClient(until, reply) => self.await_client(until, reply),
             Mail::Locate(reply) => self.locate(reply, out),
             Mail::Reconnected(link, caller) => self.next = Some((link, caller)),
             Mail::Agent(agent, caller) => self.on_agent(agent, *caller),
@@ -754,6 +769,7 @@ impl Peer for Session {
             self.look_for_room(),
             self.naming_until(),
             self.idle_until(),
+            self.awaiting.until(),
         ];
         looks.into_iter().flatten().min()
     }
@@ -761,6 +777,7 @@ impl Peer for Session {
     fn expired(&mut self, out: &mut Outbox) {
         self.expire(out);
         self.look_for_name(out);
+        self.awaiting.expire();
         self.leave_if_idle();
     }
 
@@ -795,6 +812,7 @@ impl Handle {
             python: None,
             debugpy: None,
             argv: Vec::new(),
+            debug_sessions: DebugSessions::default(),
             order: Default::default(),
             number: 1,
             identity: None,

@@ -43,7 +43,9 @@ FORK_PATIENCE = 2.0
 #: Seconds between looks for a name that is not known at the start: the first time, and how often; it doubles too.
 LOOK_AGAIN, LOOKS = 0.005, 12
 #: Bytes of a message from the daemon, and of its header; with more the connection is closed.
-MESSAGE, HEADER = 1 << 20, 4096
+MESSAGE, HEADER = 16 << 20, 4096
+#: Requests to the daemon that may be without an answer; further ones are not made.
+ASKED = 64
 #: Characters of the command line, and of any other text.
 TEXT = 4096
 
@@ -62,11 +64,16 @@ ORIGIN = "DBGPROXY_ORIGIN"
 agent = None
 
 
-def boot():
-    """Starts the agent of this process; does nothing the second time, or where there is no daemon to look for."""
+def boot(address=None, main_thread=None):
+    """Starts the agent of this process; does nothing the second time, or where there is no daemon to look for.
+
+    A program that runs already says where the daemon is, and which its main thread is; the agent does all in its own.
+    """
     global agent
-    address = os.environ.get("DBGPROXY")
-    if agent is not None or not address or sys.implementation.name != "cpython" or not _is_main_interpreter():
+    address = address or os.environ.get("DBGPROXY")
+    if agent is not None or not address or sys.implementation.name != "cpython":
+        return
+    if main_thread is None and not _is_main_interpreter():
         return
     session, origin = os.environ.get(SESSION) or None, os.environ.get(ORIGIN, "")
     whose, _, grandparent = origin.partition(" ")
@@ -76,6 +83,8 @@ def boot():
         agent = Agent(address, uuid4(), session, "start")
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     atexit.register(_at_exit)
+    if main_thread is not None:
+        agent.main_thread, agent.patience = main_thread, 0
     agent.begin()
 
 
@@ -105,6 +114,8 @@ class Agent:
         self.busy = _thread.allocate_lock()
         self.handlers = {"dbgproxy/activate": self.activate, "dbgproxy/deactivate": self.deactivate}
         self.link = None
+        #: Is an attempt under way to reach the daemon?
+        self.is_trying = True
         self.hello = None
         #: Is something of the hello about to change?
         self.unnamed = False
@@ -167,18 +178,21 @@ class Agent:
             self.mask = block_signals()
             while True:
                 link = None
+                self.is_trying = True
                 try:
                     link = Link(self.address, self.busy)
                     self.serve(link)
                 except Exception:
                     # The link is of no use any more, for whatever reason; and nobody needs to wait for an answer.
                     self.on_answer(False)
+                self.is_trying = False
                 if self.link is not None:
                     delay = BACK_OFF
                     self.link = None
                     attempt(self.lost)
                 if link is not None:
                     attempt(link.close)
+                    link.answer_nothing()
                 # Thousands of processes should not come back in the same moment.
                 time.sleep(delay * (0.75 + os.urandom(1)[0] / 512))
                 delay = min(delay * 2, BACK_OFF_MOST)
@@ -200,6 +214,10 @@ class Agent:
         if answer.get("session") not in (None, self.session):
             self.session = answer["session"]
             self._export()
+        self.is_trying = False
+        api = sys.modules.get(__package__ + "._api")
+        if api is not None:
+            attempt(api._announce, self, link)
         self.on_answer(answer.get("activate") is True)
         looks = LOOKS
         while True:
@@ -210,6 +228,8 @@ class Agent:
                 self.report()
             elif message.get("type") == "request":
                 self.on_request(link, message)
+            elif message.get("type") == "response":
+                link.on_response(message)
 
     def on_answer(self, activate):
         try:
@@ -279,6 +299,13 @@ class Agent:
         if link is not None:
             attempt(link.event, event, body)
 
+    def ask(self, command, arguments, answered, link=None):
+        """Sends a request. `answered` is called with the response, in the agent's thread, or with None, maybe twice."""
+        try:
+            (link or self.link).request(command, arguments, answered)
+        except Exception:
+            answered(None)
+
     def is_to_be_named(self):
         """multiprocessing names its children when they already run, and -m knows its script later."""
         return (
@@ -307,9 +334,22 @@ class Link:
         self.sending = _thread.allocate_lock()
         self.seq = 0
         self.read = b""
+        #: By the numbers of our requests, who is to get the responses.
+        self.asked = {}
 
-    def request(self, command, arguments):
-        self.send({"type": "request", "command": command, "arguments": arguments})
+    def request(self, command, arguments, answered=None):
+        request = {"type": "request", "command": command, "arguments": arguments}
+        self.send(request, 0 if answered is None else _socket.MSG_DONTWAIT, answered)
+
+    def on_response(self, response):
+        answered = self.asked.pop(response.get("request_seq"), None)
+        if answered is not None:
+            attempt(answered, response)
+
+    def answer_nothing(self):
+        """Once the connection is closed: nothing will be answered any more."""
+        while self.asked:
+            attempt(self.asked.popitem()[1], None)
 
     def respond(self, request, success, message):
         response = {
@@ -322,17 +362,24 @@ class Link:
     def event(self, event, body):
         self.send({"type": "event", "event": event, "body": body}, _socket.MSG_DONTWAIT)
 
-    def send(self, message, flags=0):
+    def send(self, message, flags=0, answered=None):
         if not self.sending.acquire(True, PATIENCE if flags else CONNECT):
             raise OSError("another thread is sending")
         try:
-            self.seq += 1
-            message["seq"] = self.seq
+            message["seq"] = self.seq + 1
             data = frame(message)
+            if answered is not None:
+                if len(self.asked) >= ASKED:
+                    raise OSError("the daemon does not answer")
+                self.asked[message["seq"]] = answered
+            self.seq += 1
             while data:
                 self.check()
                 # A program that has given SIGPIPE its default back would die of a daemon that is gone.
                 data = data[self.sock.send(data, flags | getattr(_socket, "MSG_NOSIGNAL", 0)) :]
+        except BaseException:
+            self.asked.pop(message.get("seq"), None)
+            raise
         finally:
             self.sending.release()
 
@@ -464,6 +511,8 @@ def encode(value):
         return "{%s}" % ",".join("%s:%s" % (encode(key), encode(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return "[%s]" % ",".join(map(encode, value))
+    if isinstance(value, float):
+        return float.__repr__(value) if value - value == 0 else "null"
     return _json.encode_basestring_ascii(value) if isinstance(value, str) else "%d" % value
 
 
