@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, Reason};
 use crate::link::Link;
 use crate::pump::{End, Peer, last_flush, pump};
-use crate::session::{self, Caller, DebugSession, Report, SessionId};
+use crate::session::{self, Caller, Report, SessionId};
 use crate::wire::{Error, Kind, Message, Outbox};
 use asking::{Asking, What};
 
@@ -130,8 +130,6 @@ pub enum FromAgent {
     Failed(String),
     /// The process ends; with its code, if that is known.
     Exiting(Option<i64>),
-    /// A part of its work begins, or ends.
-    DebugSession(Box<DebugSession>),
     /// The connection has ended.
     Gone,
 }
@@ -215,7 +213,11 @@ impl Agent {
                 self.tell(FromAgent::Failed(why.to_owned()));
             }
             "dbgproxy/debugSession" => match event.decode() {
-                Ok(said) => self.tell(FromAgent::DebugSession(Box::new(said))),
+                Ok(said) => {
+                    // At once: what the program asks next it asks of a daemon that knows it.
+                    self.session.update(|info| info.debug_sessions.note(said));
+                    self.asking.hub.tell(&self.session, Reason::Changed);
+                }
                 Err(error) => {
                     tracing::debug!(session = %self.session.id, %error, "a debug session cannot be read");
                 }

@@ -79,7 +79,7 @@ impl Serialize for DebugSessions {
 
 impl DebugSessions {
     /// Takes over what the process says of one.
-    pub(super) fn note(&mut self, mut said: DebugSession) {
+    pub(crate) fn note(&mut self, mut said: DebugSession) {
         said.bound();
         said.ended = (said.status != Status::Running).then(Timestamp::now);
         let all = Arc::make_mut(&mut self.0);

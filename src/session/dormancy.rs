@@ -13,7 +13,7 @@ use super::asker::Asker;
 use super::{Arrival, Caller, Handle, Mail, Session, SessionId, Stage, begin};
 use crate::agent::{self, FromAgent, How};
 use crate::client::FromSession;
-use crate::hub::{Hub, Reason};
+use crate::hub::Hub;
 use crate::pump::Peer;
 use crate::wire::{Message, Outbox};
 
@@ -228,10 +228,6 @@ impl Session {
                 if code.is_some() {
                     self.handle.update(|info| info.exit = info.exit.or(code));
                 }
-            }
-            FromAgent::DebugSession(said) => {
-                self.handle.update(|info| info.debug_sessions.note(*said));
-                self.hub.tell(&self.handle, Reason::Changed);
             }
             FromAgent::Gone => self.dormancy.agent = None,
         }

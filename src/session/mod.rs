@@ -43,7 +43,7 @@ use crate::wire::{Error, Message, Outbox};
 
 pub use asker::Owner;
 pub(crate) use awaiting::Attended;
-pub use debug_sessions::{DebugSession, DebugSessions};
+pub use debug_sessions::DebugSessions;
 pub(crate) use dormancy::for_agent;
 pub use dormancy::{ACTIVATION_WAIT, LINGER};
 pub(crate) use greeting::meet;
@@ -594,6 +594,7 @@ impl Session {
     fn renew(&mut self, caller: Caller) {
         let fresh = caller.info(&self.hub);
         self.handle.update(|info| {
+            info.debug_sessions.cut_off();
             *info = Info {
                 id: info.id,
                 parent: info.parent,
@@ -602,6 +603,7 @@ impl Session {
                 name: info.name.clone(),
                 number: info.number,
                 labels: info.labels.clone(),
+                debug_sessions: info.debug_sessions.clone(),
                 ..fresh
             };
         });

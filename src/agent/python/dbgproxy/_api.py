@@ -35,8 +35,9 @@ except Exception:  # No CPython, or no system that the agent knows: then nothing
 WAIT = 2.0
 #: Seconds to wait until breakpoints are set: a process that sleeps has to load its debugger first.
 PLACING = 10.0
-#: Seconds of one request to wait for an IDE; it is made again and again.
-TURN = 10.0
+#: Seconds of one request to wait for an IDE, which is made again and again, and that its answer may come late: while
+#: the agent loads the debugger, it hears nothing.
+TURN, LATE = 10.0, 0.1
 #: Seconds between two looks for what another thread does.
 LOOK = 0.002
 #: Characters of a name or of an error's message.
@@ -349,15 +350,20 @@ def wait_for_ide(timeout: Optional[float] = None) -> bool:
         return _has_ide()
     while not _has_ide():
         left = TURN if until is None else max(min(until - time.monotonic(), TURN), 0.0)
-        body = _body(_ask("dbgproxy/waitForIde", {"timeout": left}, left + WAIT))
-        if body is None:
-            return _has_ide()
-        if body.get("attached") is True:
-            # The debugger in the process is about to hear of it, with the breakpoints before that.
-            _wait(_has_ide, WAIT)
-        elif until is not None and until <= time.monotonic():
-            return _has_ide()
-    return True
+        response = _ask("dbgproxy/waitForIde", {"timeout": left}, left + LATE)
+        if response is None and _linked(0) is None:
+            break
+        if response is not None:
+            body = _body(response)
+            if body is None:
+                break
+            if body.get("attached") is True:
+                # The debugger in the process is about to hear of it, with the breakpoints before that.
+                _wait(_has_ide, WAIT)
+        if until is not None and until <= time.monotonic():
+            break
+        time.sleep(LOOK)
+    return _has_ide()
 
 
 def _has_ide() -> bool:
