@@ -368,7 +368,8 @@ def wait_for_ide(timeout: Optional[float] = None) -> bool:
 
 def _has_ide() -> bool:
     pydevd: Any = sys.modules.get("pydevd")
-    return pydevd is not None and _attempt(pydevd._is_attached) is True
+    # It may be half loaded, by the agent's thread.
+    return pydevd is not None and _attempt(lambda: pydevd._is_attached()) is True
 
 
 # ---- the daemon --------------------------------------------------------------------------------------------------
@@ -484,7 +485,7 @@ def get_remote_debugger() -> RemoteDebugger:
 
 def _is_active() -> bool:
     constants: Any = sys.modules.get("_pydevd_bundle.pydevd_constants")
-    return constants is not None and _attempt(constants.get_global_debugger) is not None
+    return constants is not None and _attempt(lambda: constants.get_global_debugger()) is not None
 
 
 def _main_thread() -> Optional[int]:
