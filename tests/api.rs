@@ -590,6 +590,116 @@ if not child:
     }
 }
 
+// Breakpoints.
+
+#[tokio::test]
+async fn a_block_has_breakpoints_while_it_runs() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::start().await;
+        let script = script(
+            "\
+def turn(n):
+    return n + 1  # BREAK
+def run():
+    return [turn(n) for n in range(10)]
+async def run_async():
+    async with dbgproxy.debug_session('tasks', breakpoints=['%s:%d' % (__file__, LINE)]):
+        turn(1000)
+    turn(0)
+LINE = turn.__code__.co_firstlineno + 1
+assert line() == 'go'
+run()
+with dbgproxy.debug_session('block', breakpoints=[(__file__, LINE, 'n == 7'), (__file__, 99999), 'nowhere.py:3']) as block:
+    run()
+run()
+try:
+    with dbgproxy.debug_session('again', breakpoints=[(os.path.relpath(__file__), LINE, 'n == 3')]):
+        run()
+        raise LookupError
+except LookupError:
+    run()
+asyncio.run(run_async())
+id = debugger.set_breakpoint(__file__, LINE, condition='n > 2', hit_count=2)
+assert isinstance(id, int), id
+run()
+assert debugger.remove_breakpoint(id) and not debugger.remove_breakpoint(id)
+run()
+",
+        );
+        let mut program = start(python, &daemon, &script).await;
+        let mut client = Client::start(&daemon)
+            .arguments(&process_view(program.pid()))
+            .attached()
+            .await;
+        program.tell("go").await;
+        for n in ["7", "3", "1000", "4"] {
+            let stopped = client.stopped_at(script.line("# BREAK")).await;
+            let stack = client.stack(stopped.thread).await;
+            assert_eq!(client.evaluate("n", &stack[0]).await, n);
+            client.continue_(stopped.thread).await;
+        }
+        quiet(program.wait().await);
+        let (_, listed) = daemon.verb("breakpoints.list", json!({})).await;
+        assert_eq!(listed["breakpoints"], json!([]));
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_sleeps_is_woken_for_its_own_breakpoint() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::start().await;
+        let script = script(
+            "\
+def turn(n):
+    return n + 1  # BREAK
+with dbgproxy.debug_session('block', breakpoints=[(__file__, turn.__code__.co_firstlineno + 1)]):
+    assert dbgproxy.info()['active']
+    turn(1)
+turn(2)
+until(lambda: not dbgproxy.info()['active'])
+assert debugger.set_breakpoint(__file__, 1, hit_count=1000)
+other = debugger.set_breakpoint(__file__, 2, hit_count=1000)
+child = os.fork()
+if not child:
+    until(lambda: dbgproxy.info()['connected'])
+    os._exit(1 if debugger.remove_breakpoint(other) else 0)
+assert os.waitpid(child, 0)[1] == 0
+assert debugger.remove_breakpoint(other)
+print('stays')
+line()
+",
+        );
+        let mut program = start(python, &daemon, &script).await;
+        // Nobody is attached: whoever asks first where it stands can let it go on.
+        loop {
+            let session = session(&daemon, program.pid()).await;
+            if session["state"] == "stopped" {
+                break;
+            }
+        }
+        let (_, resumed) = daemon.verb("continue", json!({})).await;
+        assert_eq!(resumed["rows"][0]["success"], true, "{resumed}");
+        program.printed("stays").await;
+        let (_, listed) = daemon.verb("breakpoints.list", json!({})).await;
+        assert_eq!(
+            listed["breakpoints"].as_array().map(Vec::len),
+            Some(1),
+            "{listed}"
+        );
+        let only_in = listed["breakpoints"][0]["sessions"].as_str();
+        assert!(only_in.is_some_and(|it| it.starts_with("id=")), "{listed}");
+        // What it has not removed goes with it.
+        program.tell("").await;
+        quiet(program.wait().await);
+        while !daemon.verb("breakpoints.list", json!({})).await.1["breakpoints"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+        {}
+    }
+}
+
 // What a process may ask.
 
 /// A connection that says that it is an agent.
