@@ -94,6 +94,51 @@ async fn finish(mut workers: Vec<(Client, i64)>, mut program: Program) {
     assert_eq!(ended.stderr, "");
 }
 
+/// The README's first command: a program that nobody has prepared, and a daemon of its own, on a free port.
+#[tokio::test]
+async fn a_program_under_run_stops_in_every_worker() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let mut words = command("dbgproxy run ").into_iter().skip(2).peekable();
+        let mut run = Command::new(env!("CARGO_BIN_EXE_dbgproxy"));
+        clean(&mut run);
+        run.current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["run", "--listen", "127.0.0.1:0"]);
+        while let Some(option) = words.next_if(|word| *word != "--") {
+            run.arg(option);
+        }
+        assert_eq!((words.next(), words.next()), (Some("--"), Some("python")));
+        run.arg("--").arg(&python.executable).args(words);
+        let program = Program::start(run);
+        let address = within("the daemon's line", async {
+            loop {
+                let said = program.stderr();
+                let rest = said.split("attach an IDE to ").nth(1);
+                if let Some((address, _)) = rest.and_then(|rest| rest.split_once(' ')) {
+                    return address.parse::<std::net::SocketAddr>().expect("an address");
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        let (path, line) = place();
+        let mut client = Client::start(address.await)
+            .breakpoints(&path, &[line])
+            .attached()
+            .await;
+        let mut numbers = BTreeSet::new();
+        for _ in 0..WORKERS {
+            let stopped = client.stopped_at(line).await;
+            numbers.insert(number(&mut client, stopped.thread).await);
+            client.continue_(stopped.thread).await;
+        }
+        assert_eq!(numbers, ["0", "1", "2", "3"].map(String::from).into());
+        let mut program = program;
+        program.printed("[0, 1, 4, 9]\n").await;
+        client.disconnect().await;
+        assert_eq!(program.wait().await.code, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_breakpoint_stops_in_every_worker_of_a_tree() {
     for python in Python::all() {

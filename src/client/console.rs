@@ -39,7 +39,7 @@ enum Takes {
 }
 
 /// Every command, in the order of `:help`.
-const COMMANDS: [Command; 16] = {
+const COMMANDS: [Command; 17] = {
     use Takes::{Expression, MaybeSelector, Nothing, Selector};
     const fn command(
         name: &'static str,
@@ -91,6 +91,12 @@ const COMMANDS: [Command; 16] = {
         ),
         command("step", MaybeSelector, "stepIn", "step into a call"),
         command("out", MaybeSelector, "stepOut", "step out of a function"),
+        command(
+            "breakpoints",
+            Nothing,
+            "breakpoints.list",
+            "the daemon's own breakpoints",
+        ),
         command(
             "detach",
             Selector,
