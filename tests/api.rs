@@ -608,7 +608,9 @@ async def run_async():
         turn(1000)
     turn(0)
 LINE = turn.__code__.co_firstlineno + 1
+print('ready')
 assert line() == 'go'
+until(lambda: dbgproxy.info()['ide'])
 run()
 with dbgproxy.debug_session('block', breakpoints=[(__file__, LINE, 'n == 7'), (__file__, 99999), 'nowhere.py:3']) as block:
     run()
@@ -620,7 +622,7 @@ try:
 except LookupError:
     run()
 asyncio.run(run_async())
-id = debugger.set_breakpoint(__file__, LINE, condition='n > 2', hit_count=2)
+id = debugger.set_breakpoint(__file__, LINE, hit_count=5)
 assert isinstance(id, int), id
 run()
 assert debugger.remove_breakpoint(id) and not debugger.remove_breakpoint(id)
@@ -628,6 +630,7 @@ run()
 ",
         );
         let mut program = start(python, &daemon, &script).await;
+        program.printed("ready").await;
         let mut client = Client::start(&daemon)
             .arguments(&process_view(program.pid()))
             .attached()

@@ -452,7 +452,7 @@ class RemoteDebugger:
         """Sets a breakpoint in this process, and gives its id; None if that is not possible.
 
         condition: an expression; it stops only where that is true.
-        hit_count: it stops when it is reached for that time.
+        hit_count: it stops when it is reached for that time. Where both are given, either is enough for pydevd.
 
         It stays until it is removed, the process ends, or the daemon does.
         """
