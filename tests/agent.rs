@@ -257,6 +257,27 @@ async fn sessions_are_back_after_the_daemon_was_killed() {
     }
 }
 
+/// A client may name a process that has just been started and has not said hello yet: it is not injected by force.
+#[tokio::test]
+async fn a_process_that_is_just_starting_is_waited_for() {
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = Daemon::start().await;
+        let script = Script::new("loop.py", LOOP);
+        let mut program = start(python, &daemon, &script, &[]).await;
+        let mut client = Client::start(&daemon)
+            .arguments(&process_view(program.pid()))
+            .breakpoints(script.path(), &[script.line("# BREAK")])
+            .attached()
+            .await;
+        client.stopped_at(script.line("# BREAK")).await;
+        client.disconnect().await;
+        program.tell("").await;
+        let ended = program.wait().await;
+        assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_environment_within_an_environment_is_one() {
     let daemon = Daemon::start().await;

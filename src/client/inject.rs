@@ -11,6 +11,7 @@ use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 use super::{Client, Mail};
+use crate::hub::Hub;
 use crate::owner::current_uid;
 
 /// How long the injector may take.
@@ -18,6 +19,12 @@ pub const INJECTION_WAIT: Duration = Duration::from_secs(60);
 
 /// How long the process may take to connect once it is injected, as in debugpy's adapter.
 const CONNECTION_WAIT: Duration = Duration::from_secs(15);
+
+/// How long a process whose environment names a daemon may take to connect by itself before it is injected.
+const AGENT_WAIT: Duration = Duration::from_secs(1);
+
+/// How often to look meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long an interpreter may take to say whether it has debugpy.
 const PROBE_WAIT: Duration = Duration::from_secs(10);
@@ -36,8 +43,12 @@ impl Client {
         let Some(address) = self.hub.tcp_address() else {
             return fail("the daemon listens on no TCP address, and debugpy knows no other");
         };
-        let stop = self.hub.stop.clone();
+        let hub = self.hub.clone();
         self.hub.tasks.spawn(async move {
+            if comes_by_itself(&hub, pid).await {
+                return;
+            }
+            let stop = &hub.stop;
             let injected = tokio::select! {
                 injected = timeout(INJECTION_WAIT, inject(pid, address.to_string())) => injected,
                 () = stop.cancelled() => return,
@@ -58,6 +69,22 @@ impl Client {
             }
         });
     }
+}
+
+/// Whether the process has an agent, which is about to connect: stopped in its midst by a debugger of C, a Python that
+/// is just starting may never go on.
+async fn comes_by_itself(hub: &Hub, pid: u32) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mut variables = environment.split(|byte| *byte == 0);
+    if !variables.any(|variable| variable.starts_with(b"DBGPROXY=")) {
+        return false;
+    }
+    let connected = async {
+        while hub.session_of_pid(pid).is_none() {
+            sleep(LOOK_INTERVAL).await;
+        }
+    };
+    timeout(AGENT_WAIT, connected).await.is_ok()
 }
 
 /// Runs debugpy's injector with the interpreter of the process itself, or another that has debugpy.
