@@ -333,11 +333,22 @@ impl Hub {
     }
 
     /// The live session that a caller belongs to already: the same process on a new connection.
+    ///
+    /// A session that it names must be one of its pid, and of its identity where both are known: a fork's child has
+    /// its parent's session in its memory, and whoever reads an environment knows the session in it.
     pub(crate) fn session_of(&self, caller: &Caller) -> Option<Arc<session::Handle>> {
-        let identity = caller.report.identity.as_ref()?;
-        self.of_pid(caller.pid)
-            .into_iter()
-            .find(|session| session.info().identity.as_ref() == Some(identity))
+        let identity = caller.report.identity.as_ref();
+        let named = caller.session.and_then(|id| self.session(id));
+        let named = named.filter(|session| {
+            let info = session.info();
+            let is_other = |known: &String| identity.is_some_and(|own| own != known);
+            info.pid == caller.pid && !info.identity.as_ref().is_some_and(is_other)
+        });
+        named.or_else(|| {
+            let identity = identity?;
+            let mut of_pid = self.of_pid(caller.pid).into_iter();
+            of_pid.find(|session| session.info().identity.as_ref() == Some(identity))
+        })
     }
 
     /// Notes the exit code of a process that is about to end or has just ended; false if there is none.

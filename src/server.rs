@@ -292,8 +292,7 @@ async fn debug_server(
         tracing::debug!(pid = caller.pid, %error, "a process went away while it was greeted");
         return None;
     }
-    let announced = caller.session.and_then(|id| hub.session(id));
-    let Some(known) = announced.or_else(|| hub.session_of(&caller)) else {
+    let Some(known) = hub.session_of(&caller) else {
         return Some((link, caller));
     };
     let mail = Mail::Reconnected(Box::new(link), Box::new(caller));

@@ -64,11 +64,7 @@ pub(super) enum Question {
 /// The session of an agent that has said hello: the one that its process has already, or a new one.
 pub(crate) fn for_agent(hub: &Arc<Hub>, agent: &agent::Handle, caller: Caller) -> Arc<Handle> {
     let mut caller = Box::new(caller);
-    let known = caller.session.and_then(|id| hub.session(id));
-    let is_same = |known: &Arc<Handle>| known.info().pid == caller.pid;
-    // A forked child has its parent's id until it says its own.
-    let known = known.filter(is_same).or_else(|| hub.session_of(&caller));
-    if let Some(known) = known {
+    if let Some(known) = hub.session_of(&caller) {
         match known.inbox.try_send(Mail::Agent(agent.clone(), caller)) {
             Ok(()) => return known,
             // It has just ended, or has no room: the process is a session of its own then.

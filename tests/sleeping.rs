@@ -1,0 +1,118 @@
+//! Sleeping processes at their edges, played by scripts: who may say that it is which process, what is asked while
+//! pydevd comes or goes, and what has come to nothing.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::wait::within;
+use support::wire::{Frames, frame};
+use support::{Client, Daemon, DebugServer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+const ID: &str = "8f14e45f-ceea-467f-a0e6-b1c5a1d2e3f4";
+const PID: i64 = 5_000_000;
+
+/// An agent without a process.
+struct Agent {
+    frames: Frames<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+}
+
+fn hello(role: &str, more: &Value) -> Value {
+    let mut arguments =
+        json!({ "role": role, "session": ID, "pid": PID, "how": "start", "script": "/srv/a.py" });
+    for (name, value) in more.as_object().expect("an object") {
+        arguments[name] = value.clone();
+    }
+    json!({ "seq": 1, "type": "request", "command": "dbgproxy/hello", "arguments": arguments })
+}
+
+impl Agent {
+    /// Says hello, and gives what it is answered.
+    async fn start(daemon: &Daemon, more: &Value) -> (Agent, Value) {
+        let stream = within("a connection", TcpStream::connect(daemon.address)).await;
+        let (read, write) = stream.expect("the daemon accepts connections").into_split();
+        let frames = Frames::new(read);
+        let mut agent = Agent { frames, write };
+        agent.say(&hello("agent", more)).await;
+        let mut welcome = agent.next().await;
+        (agent, welcome["body"].take())
+    }
+
+    async fn say(&mut self, message: &Value) {
+        let said = self.write.write_all(&frame(&message.to_string())).await;
+        said.expect("the daemon reads");
+    }
+
+    async fn next(&mut self) -> Value {
+        let text = within("a word of the daemon", self.frames.next()).await;
+        let text = text.expect("it can be read").expect("it is there");
+        serde_json::from_str(&text).expect("it is JSON")
+    }
+
+    /// Waits for a request.
+    async fn asked(&mut self, command: &str) -> Value {
+        let request = self.next().await;
+        assert_eq!(request["command"], command, "{request}");
+        request
+    }
+
+    /// Answers a request with a failure.
+    async fn refuse(&mut self, request: &Value, why: &str) {
+        let answer = json!({
+            "seq": 2, "type": "response", "request_seq": request["seq"], "success": false,
+            "command": request["command"], "message": why,
+        });
+        self.say(&answer).await;
+    }
+}
+
+/// The debug server that the agent announces.
+async fn server(daemon: &Daemon, more: &Value) -> DebugServer {
+    DebugServer::new(more["pid"].as_i64().unwrap_or(PID))
+        .preamble(&frame(&hello("debugServer", more).to_string()))
+        .connect(daemon)
+        .await
+}
+
+/// A client that carries out verbs and is in the way of nothing.
+async fn bystander(daemon: &Daemon) -> Client {
+    let nobody = json!({ "view": "merged", "sessions": "name=nobody" });
+    Client::start(daemon).arguments(&nobody).attached().await
+}
+
+async fn all(daemon: &Daemon) -> Vec<Value> {
+    let (_, mut body) = daemon.verb("sessions", json!({ "all": true })).await;
+    match body["sessions"].take() {
+        Value::Array(sessions) => sessions,
+        other => panic!("{other}"),
+    }
+}
+
+async fn state(daemon: &Daemon) -> Value {
+    let (_, mut body) = daemon
+        .verb("session", json!({ "selector": format!("id={ID}") }))
+        .await;
+    body["session"]["state"].take()
+}
+
+#[tokio::test]
+async fn nobody_takes_over_the_session_of_another_process() {
+    let daemon = Daemon::start().await;
+    let ours = json!({ "identity": "boot/1/5000000/7" });
+    let (_agent, welcome) = Agent::start(&daemon, &ours).await;
+    assert_eq!(welcome["session"], ID);
+    // Of another namespace, with the same number.
+    let theirs = json!({ "identity": "boot/2/5000000/8" });
+    let (_other, welcome) = Agent::start(&daemon, &theirs).await;
+    assert_ne!(welcome["session"], ID);
+    // A fork's child that still says what its parent says.
+    let (_child, welcome) = Agent::start(&daemon, &json!({ "pid": 5_000_001 })).await;
+    assert_ne!(welcome["session"], ID);
+    let stranger = server(&daemon, &json!({ "pid": 5_000_002 })).await;
+    stranger.released().await;
+    assert_eq!(all(&daemon).await.len(), 4);
+    assert_eq!(state(&daemon).await, "dormant");
+}
