@@ -116,3 +116,20 @@ async fn nobody_takes_over_the_session_of_another_process() {
     assert_eq!(all(&daemon).await.len(), 4);
     assert_eq!(state(&daemon).await, "dormant");
 }
+
+#[tokio::test]
+async fn a_program_that_runs_already_is_not_held() {
+    let daemon = Daemon::with(&["--wait-for-ide"]).await;
+    let (mut agent, welcome) = Agent::start(&daemon, &json!({ "how": "reconnect" })).await;
+    assert_eq!(welcome["activate"], false);
+    assert_eq!(state(&daemon).await, "dormant");
+    let process = async {
+        agent.asked("dbgproxy/activate").await;
+        let server = server(&daemon, &json!({})).await;
+        server.released().await;
+        server
+    };
+    let (asked, _server) = tokio::join!(daemon.verb("threads", json!({})), process);
+    assert_eq!(asked.1["rows"][0]["success"], true, "{asked:?}");
+    agent.asked("dbgproxy/deactivate").await;
+}

@@ -86,7 +86,7 @@ impl Session {
     /// Whether somebody needs pydevd in the process.
     fn is_wanted(&self) -> bool {
         let dormancy = &self.dormancy;
-        let is_held = !self.has_run && !self.caller.report.is_helper() && self.asks_to_wait();
+        let is_held = !self.caller.report.is_helper() && self.asks_to_wait();
         !self.watchers.is_empty()
             || self.is_expected()
             || is_held
@@ -175,6 +175,7 @@ impl Session {
     /// An agent speaks for the process: from its start, after an exec, or after it had lost us.
     pub(super) fn on_agent(&mut self, agent: agent::Handle, caller: Caller) {
         let is_same_program = caller.how == How::Reconnect;
+        self.caller.how = caller.how;
         if let Some(old) = self.dormancy.agent.replace(agent.clone()) {
             old.tell(agent::Mail::Close);
         }
@@ -197,6 +198,7 @@ impl Session {
     /// Answers an agent's hello, and sleeps unless somebody wants to look.
     pub(super) fn welcome(&mut self, agent: &agent::Handle) {
         self.stage = Stage::Dormant;
+        self.has_run |= self.caller.how == How::Reconnect;
         let activate = self.is_wanted();
         self.has_run |= !activate;
         self.dormancy.activation = match activate {
@@ -216,6 +218,8 @@ impl Session {
         match what {
             FromAgent::Report(report) => self.on_report(*report, out),
             FromAgent::Failed(why) if self.stage == Stage::Dormant => {
+                // If it was to wait, it does so no more.
+                self.has_run = true;
                 self.on_activation_failed(&why);
             }
             FromAgent::Failed(_) => {}

@@ -169,9 +169,9 @@ impl Session {
         self.reservations.iter().any(|expected| !expected.given_up)
     }
 
-    /// Whether user code is to wait for an IDE.
+    /// Whether user code is to wait for an IDE; what runs already does not.
     pub(super) fn asks_to_wait(&self) -> bool {
-        self.caller.report.asks_to_wait() || self.hub.config.wait_for_ide
+        !self.has_run && (self.caller.report.asks_to_wait() || self.hub.config.wait_for_ide)
     }
 
     /// Keeps user code waiting for a client, if it is one that comes.
