@@ -133,3 +133,41 @@ async fn a_program_that_runs_already_is_not_held() {
     assert_eq!(asked.1["rows"][0]["success"], true, "{asked:?}");
     agent.asked("dbgproxy/deactivate").await;
 }
+
+#[tokio::test]
+async fn what_is_asked_while_the_debugger_leaves_is_asked_when_it_is_back() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    agent.asked("dbgproxy/activate").await;
+    let leaving = server(&daemon, &json!({})).await;
+    bystander.response(threads).await;
+    agent.asked("dbgproxy/deactivate").await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    bystander.request("dbgproxy/output", json!({})).await;
+    leaving.close();
+    agent.asked("dbgproxy/activate").await;
+    let _back = server(&daemon, &json!({})).await;
+    let body = bystander.response(threads).await["body"].take();
+    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    assert_eq!(leaving.count("threads"), 1);
+}
+
+#[tokio::test]
+async fn a_debugger_that_does_not_leave_is_asked_all_the_same() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    agent.asked("dbgproxy/activate").await;
+    let server = server(&daemon, &json!({})).await;
+    bystander.response(threads).await;
+    let request = agent.asked("dbgproxy/deactivate").await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    bystander.request("dbgproxy/output", json!({})).await;
+    agent.refuse(&request, "it cannot be taken out").await;
+    let body = bystander.response(threads).await["body"].take();
+    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    assert_eq!(server.count("threads"), 2);
+}

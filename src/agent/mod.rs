@@ -128,6 +128,8 @@ pub enum FromAgent {
     Report(Box<Report>),
     /// pydevd could not be connected, and why.
     Failed(String),
+    /// pydevd could not be taken out.
+    Stays,
     /// The process ends; with its code, if that is known.
     Exiting(Option<i64>),
     /// The connection has ended.
@@ -275,10 +277,14 @@ impl Peer for Agent {
             Kind::Event => self.on_event(&message),
             Kind::Response => {
                 let asked = self.asked.remove(&message.request_seq());
-                if asked == Some("dbgproxy/activate") && !message.success() {
-                    let why = message.message();
-                    let why = why.unwrap_or_else(|| "the agent does not say why".into());
-                    self.tell(FromAgent::Failed(why));
+                match asked.filter(|_| !message.success()) {
+                    Some("dbgproxy/activate") => {
+                        let why = message.message();
+                        let why = why.unwrap_or_else(|| "the agent does not say why".into());
+                        self.tell(FromAgent::Failed(why));
+                    }
+                    Some("dbgproxy/deactivate") => self.tell(FromAgent::Stays),
+                    _ => {}
                 }
             }
             Kind::Request => {

@@ -17,7 +17,7 @@ use crate::hub::Hub;
 use crate::pump::Peer;
 use crate::wire::{Message, Outbox};
 
-/// How long an agent may take to bring pydevd: it imports debugpy, from a slow disk, on a busy machine.
+/// How long an agent may take to bring pydevd, or to take it out: it imports debugpy, from a slow disk, on a busy machine.
 pub const ACTIVATION_WAIT: Duration = Duration::from_secs(30);
 
 /// How long pydevd stays in a process that nobody needs it in: clients come back, and verbs come one after the other.
@@ -47,8 +47,8 @@ pub(super) struct Dormancy {
     waiting: Vec<(Asker, Question)>,
     /// Since when nobody has needed pydevd.
     idle_since: Option<Instant>,
-    /// The agent is to take pydevd out.
-    is_leaving: bool,
+    /// Since when the agent is to take pydevd out.
+    leaving: Option<Instant>,
 }
 
 /// Something to be asked of a process.
@@ -81,6 +81,12 @@ impl Session {
     /// Whether there is a debug server to speak to.
     pub(super) fn is_linked(&self) -> bool {
         matches!(self.stage, Stage::Waiting | Stage::Released)
+    }
+
+    /// Whether there is none to speak to, or soon none: what it was asked now it would not answer.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.stage == Stage::Dormant
+            || self.stage == Stage::Released && self.dormancy.leaving.is_some()
     }
 
     /// Whether somebody needs pydevd in the process.
@@ -131,7 +137,25 @@ impl Session {
     pub(super) fn on_activated(&mut self, out: &mut Outbox) {
         self.dormancy.activation = Activation::None;
         self.dormancy.idle_since = None;
-        self.dormancy.is_leaving = false;
+        self.dormancy.leaving = None;
+        self.ask_waiting(out);
+    }
+
+    /// pydevd has not left after all: who has come meanwhile is let in.
+    fn stay(&mut self, out: &mut Outbox) {
+        if self.dormancy.leaving.take().is_none() || !self.is_linked() {
+            return;
+        }
+        for client in self.untold() {
+            if !self.adopt_options(client, out) {
+                self.tell_joined(client);
+            }
+        }
+        self.ask_waiting(out);
+        self.publish();
+    }
+
+    fn ask_waiting(&mut self, out: &mut Outbox) {
         for (asker, question) in std::mem::take(&mut self.dormancy.waiting) {
             match question {
                 Question::Request(message) => self.on_ask(asker, &message, out),
@@ -168,7 +192,7 @@ impl Session {
     pub(super) fn be_dormant(&mut self) {
         self.lose_link(Stage::Dormant);
         self.dormancy.activation = Activation::None;
-        self.dormancy.is_leaving = false;
+        self.dormancy.leaving = None;
         self.activate_if_wanted();
     }
 
@@ -223,13 +247,17 @@ impl Session {
                 self.on_activation_failed(&why);
             }
             FromAgent::Failed(_) => {}
+            FromAgent::Stays => self.stay(out),
             FromAgent::Exiting(code) => {
                 self.is_exiting = true;
                 if code.is_some() {
                     self.handle.update(|info| info.exit = info.exit.or(code));
                 }
             }
-            FromAgent::Gone => self.dormancy.agent = None,
+            FromAgent::Gone => {
+                self.dormancy.agent = None;
+                self.stay(out);
+            }
         }
     }
 
@@ -266,25 +294,30 @@ impl Session {
         }
     }
 
-    /// When pydevd is to leave the process.
+    /// When pydevd is to leave the process, or to have left it.
     pub(super) fn idle_until(&self) -> Option<Instant> {
-        let since = self
-            .dormancy
-            .idle_since
-            .filter(|_| !self.dormancy.is_leaving);
-        since.map(|since| since + LINGER)
+        let Dormancy {
+            leaving,
+            idle_since,
+            ..
+        } = &self.dormancy;
+        let left = leaving.map(|since| since + ACTIVATION_WAIT);
+        left.or(idle_since.map(|since| since + LINGER))
     }
 
     /// Lets pydevd leave when it is time.
-    pub(super) fn leave_if_idle(&mut self) {
-        if self
-            .idle_until()
-            .is_some_and(|until| until <= Instant::now())
-            && let Some(agent) = &self.dormancy.agent
-        {
+    pub(super) fn leave_if_idle(&mut self, out: &mut Outbox) {
+        if self.idle_until().is_none_or(|until| until > Instant::now()) {
+            return;
+        }
+        if self.dormancy.leaving.is_some() {
+            self.stay(out);
+        } else if let Some(agent) = &self.dormancy.agent {
             tracing::info!(session = %self.handle.id, "nobody needs the process: it is deactivated");
-            self.dormancy.is_leaving = agent.tell(agent::Mail::Deactivate);
+            let is_told = agent.tell(agent::Mail::Deactivate);
+            self.dormancy.leaving = is_told.then(Instant::now);
             self.dormancy.idle_since = None;
+            self.publish();
         }
     }
 
@@ -294,7 +327,7 @@ impl Session {
         inbox: &mut mpsc::Receiver<Mail>,
     ) -> Option<(Box<crate::link::Link>, Box<Caller>)> {
         // A program that has said goodbye is about to end, unless it said so because we let it sleep.
-        let ends = self.replaced || self.is_over || self.goodbye && !self.dormancy.is_leaving;
+        let ends = self.replaced || self.is_over || self.goodbye && self.dormancy.leaving.is_none();
         if self.is_linked() {
             if self.dormancy.agent.is_some() && !ends {
                 self.be_dormant();

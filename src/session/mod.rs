@@ -681,6 +681,7 @@ impl Session {
             Stage::Waiting if self.has_run => State::Running,
             Stage::Waiting => State::Held,
             Stage::Released if self.threads.any_stopped() => State::Stopped,
+            Stage::Released if self.is_asleep() => State::Dormant,
             Stage::Released => State::Running,
         };
         let stop = self.threads.stops().next();
@@ -733,7 +734,7 @@ impl Peer for Session {
             }
             Mail::Ask(message, reply) => {
                 let asker = Asker::verb(reply, message.name());
-                if self.stage == Stage::Dormant {
+                if self.is_asleep() {
                     self.ask_later(asker, Question::Request(message));
                 } else {
                     self.on_ask(asker, &message, out);
@@ -741,7 +742,7 @@ impl Peer for Session {
             }
             Mail::AskGuard(function, argument, reply) => {
                 let asker = Asker::verb(reply, function);
-                if self.stage == Stage::Dormant {
+                if self.is_asleep() {
                     self.ask_later(asker, Question::Guard(function, argument));
                 } else {
                     self.ask_guard(function, &argument, asker, out);
@@ -780,7 +781,7 @@ impl Peer for Session {
         self.expire(out);
         self.look_for_name(out);
         self.awaiting.expire();
-        self.leave_if_idle();
+        self.leave_if_idle(out);
     }
 
     fn hold(&mut self) -> Option<Instant> {

@@ -84,7 +84,7 @@ impl Session {
         let is_new = self.read_stored(file);
         let changed = Changed::Source(file.to_owned());
         match asker {
-            Some(asker) if self.stage == Stage::Dormant => {
+            Some(asker) if self.is_asleep() => {
                 self.ask_later(asker, Question::Stored(file.into()));
             }
             Some(asker) => {

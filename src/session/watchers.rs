@@ -136,7 +136,7 @@ impl Session {
             lags_since: None,
             lost: 0,
         });
-        if self.stage == Stage::Dormant {
+        if self.is_asleep() {
             // It is told when pydevd is there.
             self.want();
         } else if self.stage == Stage::Replaced || !self.adopt_options(id, out) {
@@ -157,11 +157,15 @@ impl Session {
 
     /// The same for all who wait for it.
     pub(super) fn tell_all_joined(&mut self) {
-        let waiting = self.watchers.iter().filter(|watcher| !watcher.told);
-        let waiting: Vec<ClientId> = waiting.map(|watcher| watcher.client.id).collect();
-        for client in waiting {
+        for client in self.untold() {
             self.tell_joined(client);
         }
+    }
+
+    /// Those who wait for it.
+    pub(super) fn untold(&self) -> Vec<ClientId> {
+        let untold = self.watchers.iter().filter(|watcher| !watcher.told);
+        untold.map(|watcher| watcher.client.id).collect()
     }
 
     /// Whether a client is expected to come.
