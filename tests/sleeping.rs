@@ -171,3 +171,19 @@ async fn a_debugger_that_does_not_leave_is_asked_all_the_same() {
     assert_eq!(body["rows"][0]["success"], true, "{body}");
     assert_eq!(server.count("threads"), 2);
 }
+
+#[tokio::test]
+async fn who_has_given_up_has_nothing_done() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
+    bystander.send("dbgproxy/pause", json!({})).await;
+    agent.asked("dbgproxy/activate").await;
+    bystander.kill();
+    while daemon.verb("info", json!({})).await.1["clients"] != 0 {}
+    let server = server(&daemon, &json!({})).await;
+    server.released().await;
+    let (_, body) = daemon.verb("threads", json!({})).await;
+    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    assert_eq!(server.count("pause"), 0);
+}

@@ -83,6 +83,14 @@ impl Asker {
         }
     }
 
+    /// Whether it waits no more, so that what it asked for should not be done.
+    pub(super) fn has_given_up(&self) -> bool {
+        match &self.reply {
+            Reply::Client { client, .. } => client.is_gone(),
+            Reply::Verb(reply) => reply.is_closed(),
+        }
+    }
+
     pub(super) fn answer(self, message: Message) {
         match self.reply {
             Reply::Client {

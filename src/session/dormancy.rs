@@ -157,6 +157,9 @@ impl Session {
 
     fn ask_waiting(&mut self, out: &mut Outbox) {
         for (asker, question) in std::mem::take(&mut self.dormancy.waiting) {
+            if asker.has_given_up() {
+                continue;
+            }
             match question {
                 Question::Request(message) => self.on_ask(asker, &message, out),
                 Question::Guard(function, argument) => {
