@@ -187,3 +187,18 @@ async fn who_has_given_up_has_nothing_done() {
     assert_eq!(body["rows"][0]["success"], true, "{body}");
     assert_eq!(server.count("pause"), 0);
 }
+
+#[tokio::test]
+async fn an_end_that_is_asked_for_wakes_also_whom_nobody_could_wake() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    let request = agent.asked("dbgproxy/activate").await;
+    agent.refuse(&request, "there is no debugpy").await;
+    let body = bystander.response(threads).await["body"].take();
+    assert_eq!(body["rows"][0]["message"], "there is no debugpy", "{body}");
+    let end = json!({ "selector": "all" });
+    bystander.send("dbgproxy/terminate", end).await;
+    agent.asked("dbgproxy/activate").await;
+}

@@ -293,6 +293,7 @@ impl Session {
     /// Ends the process, for all.
     pub(super) fn terminate(&mut self, out: &mut Outbox) {
         self.terminating = true;
+        self.want();
         if self.is_linked() {
             tracing::info!(session = %self.handle.id, "a client ends the process");
             let arguments = json!({ "terminateDebuggee": true });
