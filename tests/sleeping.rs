@@ -202,3 +202,24 @@ async fn an_end_that_is_asked_for_wakes_also_whom_nobody_could_wake() {
     bystander.send("dbgproxy/terminate", end).await;
     agent.asked("dbgproxy/activate").await;
 }
+
+#[tokio::test]
+async fn an_agent_whose_session_has_ended_may_try_again() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    agent.asked("dbgproxy/activate").await;
+    let server = server(&daemon, &json!({})).await;
+    bystander.response(threads).await;
+    let exiting = json!({ "seq": 2, "type": "event", "event": "dbgproxy/exiting", "body": {} });
+    agent.say(&exiting).await;
+    server.event(
+        "exited",
+        &json!({ "exitCode": 0, "pydevdReason": "processReplaced" }),
+    );
+    server.close();
+    let end = within("the end", agent.frames.next()).await;
+    assert!(matches!(end, Ok(None)), "{end:?}");
+    assert_eq!(state(&daemon).await, "ended");
+}

@@ -662,6 +662,10 @@ impl Session {
                 .tell(self.handle.id, client::FromSession::Ended);
         }
         self.watchers.clear();
+        if let Some(agent) = self.dormancy.agent.take() {
+            // Its process lives, maybe: then it comes back, as another session.
+            agent.tell(agent::Mail::Close);
+        }
         self.handle.update(|info| {
             info.ended = Some(Timestamp::now());
             info.debug_sessions.cut_off();
