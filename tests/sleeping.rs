@@ -223,3 +223,21 @@ async fn an_agent_whose_session_has_ended_may_try_again() {
     assert!(matches!(end, Ok(None)), "{end:?}");
     assert_eq!(state(&daemon).await, "ended");
 }
+
+#[tokio::test]
+async fn a_program_in_the_place_of_another_sleeps_at_once() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    agent.asked("dbgproxy/activate").await;
+    let _former = server(&daemon, &json!({})).await;
+    bystander.response(threads).await;
+    let (mut agent, welcome) = Agent::start(&daemon, &json!({ "how": "exec" })).await;
+    assert_eq!(welcome, json!({ "session": ID, "activate": false }));
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    agent.asked("dbgproxy/activate").await;
+    let _server = server(&daemon, &json!({})).await;
+    let body = bystander.response(threads).await["body"].take();
+    assert_eq!(body["rows"][0]["success"], true, "{body}");
+}

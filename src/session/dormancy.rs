@@ -211,13 +211,13 @@ impl Session {
             self.has_run = false;
         }
         if self.is_linked() {
+            if is_same_program {
+                agent.tell(agent::Mail::Welcome(self.handle.id, false));
+                return;
+            }
             // The debug server of the program that was there before is gone, or will be.
-            self.is_over |= !is_same_program;
-            agent.tell(agent::Mail::Welcome(
-                self.handle.id,
-                !is_same_program && self.is_wanted(),
-            ));
-            return;
+            self.is_over = true;
+            self.lose_link(Stage::Dormant);
         }
         self.welcome(&agent);
     }

@@ -576,6 +576,7 @@ impl Session {
         }
         self.replaced = false;
         self.goodbye = false;
+        self.is_over = false;
         self.process = None;
         self.told_connected = false;
         self.options = options::Options::default();
