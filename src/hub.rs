@@ -153,6 +153,8 @@ impl Hub {
         });
         let pid = session.info().pid;
         self.sessions.insert(session.id, session.clone());
+        // Its process may have been given up and be back, under its own id.
+        self.history().retain(|info| info.id != session.id);
         self.by_pid.entry(pid).or_default().push(session.clone());
         self.tell(session, Reason::Opened);
         self.tell_of(session)

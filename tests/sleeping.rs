@@ -189,6 +189,18 @@ async fn who_has_given_up_has_nothing_done() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_back_is_none_of_those_that_have_ended() {
+    let daemon = Daemon::start().await;
+    let (agent, _) = Agent::start(&daemon, &json!({})).await;
+    drop(agent);
+    while state(&daemon).await != "ended" {}
+    let (_agent, welcome) = Agent::start(&daemon, &json!({ "how": "reconnect" })).await;
+    assert_eq!(welcome["session"], ID);
+    assert_eq!(state(&daemon).await, "dormant");
+    assert_eq!(all(&daemon).await.len(), 1);
+}
+
+#[tokio::test]
 async fn an_end_that_is_asked_for_wakes_also_whom_nobody_could_wake() {
     let daemon = Daemon::start().await;
     let mut bystander = bystander(&daemon).await;
