@@ -203,13 +203,17 @@ impl Hub {
 
     /// The session whose clients are told of a new one: its nearest ancestor that somebody means to debug.
     pub(crate) fn announcer(&self, session: &session::Handle) -> Option<SessionId> {
-        let mut parent = session.info().parent?;
+        let (mut parent, mut number) = {
+            let info = session.info();
+            (info.parent?, info.order.number())
+        };
         while let Some(ancestor) = self.session(parent) {
             let info = ancestor.info();
-            if !info.helper {
+            // One that was given up and is back stands behind its own children, which must not lead round.
+            if !info.helper || info.order.number() >= number {
                 return Some(parent);
             }
-            parent = info.parent?;
+            (parent, number) = (info.parent?, info.order.number());
         }
         Some(parent)
     }
@@ -312,7 +316,7 @@ impl Hub {
             own.is_none() || theirs.is_none() || own == theirs
         };
         let place = |info: &Info| is_near(info).then(|| (info.id, info.order.clone()));
-        if let Some(parent) = caller.parent {
+        if let Some(parent) = caller.parent.filter(|id| caller.session != Some(*id)) {
             // Its agent knows better than pids do.
             let live = self
                 .session(parent)

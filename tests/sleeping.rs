@@ -201,6 +201,19 @@ async fn a_session_that_is_back_is_none_of_those_that_have_ended() {
 }
 
 #[tokio::test]
+async fn nobody_is_its_own_ancestor() {
+    let daemon = Daemon::start().await;
+    let helper = json!({ "helper": "forkserver" });
+    let (agent, _) = Agent::start(&daemon, &helper).await;
+    drop(agent);
+    while state(&daemon).await != "ended" {}
+    let own = json!({ "helper": "forkserver", "parent": ID });
+    let (_agent, welcome) = Agent::start(&daemon, &own).await;
+    assert_eq!(welcome["session"], ID);
+    assert_eq!(all(&daemon).await[0]["parent"], Value::Null);
+}
+
+#[tokio::test]
 async fn an_end_that_is_asked_for_wakes_also_whom_nobody_could_wake() {
     let daemon = Daemon::start().await;
     let mut bystander = bystander(&daemon).await;
