@@ -266,3 +266,21 @@ async fn a_program_in_the_place_of_another_sleeps_at_once() {
     let body = bystander.response(threads).await["body"].take();
     assert_eq!(body["rows"][0]["success"], true, "{body}");
 }
+
+#[tokio::test]
+async fn what_is_kept_of_a_process_is_bounded() {
+    let daemon = Daemon::start().await;
+    let labels: Vec<String> = (0..10_000)
+        .map(|key| format!("{key}={}", "v".repeat(100)))
+        .collect();
+    let much = json!({
+        "argv": ["a.py", "x".repeat(1 << 20), "y".repeat(1 << 20), "z"],
+        "python": "3".repeat(1 << 20),
+        "environment": { "DBGPROXY_LABELS": labels.join(","), "RANK": "7".repeat(1 << 20) },
+    });
+    let (_agent, _) = Agent::start(&daemon, &much).await;
+    let sessions = all(&daemon).await;
+    assert!(sessions[0].to_string().len() < 64 * 1024);
+    assert_eq!(sessions[0]["argv"][0], "a.py");
+    assert_eq!(sessions[0]["labels"]["0"], "v".repeat(100));
+}

@@ -77,7 +77,7 @@ impl Hello {
     pub(crate) fn read(message: &Message) -> Result<(Role, Caller), Error> {
         let hello: Hello = message.decode()?;
         // What else it says, it says as the guard does.
-        let report: Report = message.decode()?;
+        let report = Report::read(message)?;
         let caller = Caller {
             pid: hello.pid,
             ppid: hello.ppid,
@@ -202,7 +202,7 @@ impl Agent {
     fn on_event(&self, event: &Message) {
         let body: Value = event.decode().unwrap_or_default();
         match event.name() {
-            "dbgproxy/report" => match Report::deserialize(&body) {
+            "dbgproxy/report" => match Report::read(event) {
                 Ok(report) => self.tell(FromAgent::Report(Box::new(report))),
                 Err(error) => {
                     tracing::warn!(session = %self.session.id, %error, "an agent's report cannot be read");

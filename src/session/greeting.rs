@@ -21,7 +21,7 @@ use super::{DebugSessions, Info, Order, Session, SessionId, Stage, State};
 use crate::agent::How;
 use crate::hub::Hub;
 use crate::link::Link;
-use crate::wire::{Kind, Message, Outbox};
+use crate::wire::{Error, Kind, Message, Outbox};
 
 /// How long the process may take to run the guard. Greeting goes on without it afterwards: a program that
 /// cannot be protected is better than one that hangs.
@@ -82,7 +82,51 @@ pub struct Report {
     pub environment: Option<BTreeMap<String, String>>,
 }
 
+/// The most bytes that are kept of each text of a report, which is in the history for long: the rest is cut off. What
+/// reports sends no more characters than that.
+pub const TEXT: usize = 4 * 1024;
+
+/// The most arguments and the most variables that are kept of a report; further ones are left out.
+pub const TEXTS: usize = 64;
+
+/// The most bytes that are kept of all arguments together; further arguments are left out.
+pub const ARGV: usize = 4 * TEXT;
+
 impl Report {
+    /// Reads what is said of a process in a message, as far as it is kept.
+    pub(crate) fn read(message: &Message) -> Result<Report, Error> {
+        let mut report: Report = message.decode()?;
+        let texts = [
+            &mut report.identity,
+            &mut report.script,
+            &mut report.name,
+            &mut report.helper,
+            &mut report.debugpy,
+            &mut report.python,
+        ];
+        texts.into_iter().flatten().for_each(cut);
+        if let Some(argv) = &mut report.argv {
+            argv.iter_mut().for_each(cut);
+            let mut bytes = 0;
+            let fits = |text: &&String| {
+                bytes += text.len();
+                bytes <= ARGV
+            };
+            let fitting = argv.iter().take(TEXTS).take_while(fits).count();
+            argv.truncate(fitting);
+            argv.shrink_to_fit();
+        }
+        if let Some(environment) = &mut report.environment {
+            environment.values_mut().for_each(cut);
+            let kept = std::mem::take(environment).into_iter();
+            *environment = kept
+                .filter(|(name, _)| name.len() <= TEXT)
+                .take(TEXTS)
+                .collect();
+        }
+        Ok(report)
+    }
+
     /// Takes over what another report knows.
     pub(super) fn absorb(&mut self, newer: Report) {
         fn take<T>(old: &mut Option<T>, new: Option<T>) {
@@ -120,6 +164,13 @@ impl Report {
 
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.as_ref()?.get(name).map(String::as_str)
+    }
+}
+
+fn cut(text: &mut String) {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.shrink_to_fit();
     }
 }
 
@@ -203,14 +254,12 @@ pub(crate) async fn meet(link: &mut Link, caller: &mut Caller) -> anyhow::Result
         link.flush().await?;
         while let Some(message) = link.next_readable().await? {
             match message.kind() {
-                Kind::Event if message.name() == "dbgproxyReport" => {
-                    match message.decode::<Report>() {
-                        Ok(report) => caller.report = report,
-                        Err(error) => {
-                            tracing::warn!(pid = caller.pid, %error, "the guard's report cannot be read")
-                        }
+                Kind::Event if message.name() == "dbgproxyReport" => match Report::read(&message) {
+                    Ok(report) => caller.report = report,
+                    Err(error) => {
+                        tracing::warn!(pid = caller.pid, %error, "the guard's report cannot be read")
                     }
-                }
+                },
                 Kind::Response if message.request_seq() == guard => {
                     caller.report.guarded = message.success();
                     return Ok(());

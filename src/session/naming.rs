@@ -148,7 +148,7 @@ impl Naming {
 impl Session {
     /// The process says anew who it is, by its guard.
     pub(super) fn on_report_event(&mut self, event: &Message, out: &mut Outbox) {
-        let Ok(fresh) = event.decode::<Report>() else {
+        let Ok(fresh) = Report::read(event) else {
             tracing::warn!(session = %self.handle.id, "a report of the guard cannot be read");
             return;
         };
