@@ -177,7 +177,7 @@ impl Merged {
         answer: Answer,
         is_stopped: impl Fn(i64) -> bool,
     ) {
-        self.omitted += answer.omitted;
+        self.omitted = self.omitted.saturating_add(answer.omitted);
         for thread in answer.threads {
             let frame = |(name, path, line): (String, String, Option<u64>)| Frame {
                 name,
@@ -215,7 +215,7 @@ impl Merged {
         if self.threads == MAX_THREADS
             || (self.ends.len() == MAX_STACKS && !self.is_known(frames.iter()))
         {
-            self.omitted += 1;
+            self.omitted = self.omitted.saturating_add(1);
             return;
         }
         self.threads += 1;

@@ -82,12 +82,11 @@ pub struct Report {
     pub environment: Option<BTreeMap<String, String>>,
 }
 
-/// The most bytes that are kept of each text of a report, which is in the history for long: the rest is cut off. What
-/// reports sends no more characters than that.
+/// The most bytes that are kept of each text of a report, which is in the history for long; the rest is cut off.
 pub const TEXT: usize = 4 * 1024;
 
-/// The most arguments and the most variables that are kept of a report; further ones are left out.
-pub const TEXTS: usize = 64;
+/// The most variables that are kept of a report; further ones are left out.
+pub const VARIABLES: usize = 64;
 
 /// The most bytes that are kept of all arguments together; further arguments are left out.
 pub const ARGV: usize = 4 * TEXT;
@@ -109,10 +108,10 @@ impl Report {
             argv.iter_mut().for_each(cut);
             let mut bytes = 0;
             let fits = |text: &&String| {
-                bytes += text.len();
+                bytes += text.len() + 1;
                 bytes <= ARGV
             };
-            let fitting = argv.iter().take(TEXTS).take_while(fits).count();
+            let fitting = argv.iter().take_while(fits).count();
             argv.truncate(fitting);
             argv.shrink_to_fit();
         }
@@ -121,7 +120,7 @@ impl Report {
             let kept = std::mem::take(environment).into_iter();
             *environment = kept
                 .filter(|(name, _)| name.len() <= TEXT)
-                .take(TEXTS)
+                .take(VARIABLES)
                 .collect();
         }
         Ok(report)
