@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use super::{Breakpoint, normalized, scope};
+#[cfg(unix)]
+use crate::owner::current_uid;
 use crate::selector::{Selector, Subject};
 
 /// The most breakpoints that are stored; a further one is refused.
@@ -287,8 +289,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn read(path: &Path) -> anyhow::Result<List> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    let mut file = match File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // It could never be written either.
             let directory = directory(path);
@@ -299,6 +301,9 @@ fn read(path: &Path) -> anyhow::Result<List> {
         }
         Err(error) => return Err(error.into()),
     };
+    check_owner(&file.metadata()?)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
     let mut list: List = serde_json::from_str(&text)?;
     if list.breakpoints.len() > MAX_STORED {
         bail!("it has more than {MAX_STORED} breakpoints");
@@ -316,6 +321,29 @@ fn read(path: &Path) -> anyhow::Result<List> {
         list.last_id = list.last_id.max(id);
     }
     Ok(list)
+}
+
+/// Conditions are code that runs in the user's programs: nobody else may have written them.
+#[cfg(unix)]
+fn check_owner(file: &fs::Metadata) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let uid = file.uid();
+    if uid != current_uid() && uid != 0 {
+        bail!(
+            "it belongs to the user with the uid {uid}, and may hold code that would run in your programs"
+        );
+    }
+    if file.mode() & 0o002 != 0 {
+        bail!(
+            "everybody may write it, and what they write runs in your programs: chmod o-w it if it is what you left"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_owner(_file: &fs::Metadata) -> anyhow::Result<()> {
+    Ok(())
 }
 
 /// Writes the file whole or not at all, for nobody else's eyes.
@@ -530,6 +558,22 @@ mod tests {
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!left.exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_others_may_have_written_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.json");
+        fs::write(&path, r#"{ "breakpoints": [] }"#).expect("it can be written");
+        let open = |mode: u32| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+            Store::open(Some(&path))
+        };
+        let error = open(0o666).expect_err("everybody may have written it");
+        assert!(format!("{error:#}").contains("everybody"), "{error:#}");
+        open(0o664).expect("a group is one's own affair");
     }
 
     #[test]
