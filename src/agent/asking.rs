@@ -115,11 +115,8 @@ impl Asking {
         }
     }
 
-    /// Sets a breakpoint in the process itself: in another one, its condition would be code that runs there.
-    async fn add(&self, mut arguments: Value) -> Result<Value, String> {
-        if !arguments["sessions"].is_null() {
-            return Err("a process sets breakpoints in itself, and names no sessions".into());
-        }
+    /// Sets a breakpoint in the process itself.
+    async fn add(&self, arguments: Value) -> Result<Value, String> {
         if self
             .own()
             .as_ref()
@@ -129,8 +126,7 @@ impl Asking {
                 "a process sets at most {BREAKPOINTS} breakpoints in itself; remove some first"
             ));
         }
-        arguments["sessions"] = format!("id={}", self.session.id).into();
-        let call = control::call(&self.hub, "breakpoints.add", &arguments, Access::Touch);
+        let call = control::add_own(&self.hub, self.session.id, &arguments);
         let body = call.await.map_err(|error| error.message)?;
         let Some(id) = body["breakpoint"]["id"].as_i64() else {
             return Ok(body);

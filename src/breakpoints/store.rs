@@ -50,6 +50,9 @@ pub struct Stored {
     /// Whether it is gone as soon as one process has hit it.
     #[serde(default)]
     pub once: bool,
+    /// Whether a process has set it in itself: it goes with that, and is kept in no file.
+    #[serde(skip)]
+    pub is_own: bool,
 }
 
 /// What it means that a process has hit a stored breakpoint.
@@ -273,6 +276,7 @@ impl Store {
         let mut list = lock(&self.list).clone();
         change(&mut list)?;
         if let Some(path) = &self.state {
+            list.breakpoints.retain(|stored| !stored.is_own);
             write(path, &list).map_err(|error| {
                 let error = format!("cannot write the state file {}: {error}", path.display());
                 tracing::error!("{error}");
@@ -531,9 +535,18 @@ mod tests {
         assert_eq!(ids(&reopen()), [1, 3]);
         store.remove(Some(3)).expect("it can be written");
         assert_eq!(reopen(), store.all());
+        // Nobody would remove what a process had set that has lost its daemon.
+        let of_process = Stored {
+            is_own: true,
+            ..stored(json!({}))
+        };
+        let id = store.add(of_process).map(|new| new.id);
+        assert_eq!((id, store.all().len()), (Ok(4), 2));
+        assert_eq!(ids(&reopen()), [1]);
+        store.remove(Some(4)).expect("it can be written");
         // A number is not used again, also after a restart.
         let again = Store::open(Some(&path)).expect("it can be read");
-        assert_eq!(again.add(stored(json!({}))).map(|new| new.id), Ok(4));
+        assert_eq!(again.add(stored(json!({}))).map(|new| new.id), Ok(5));
         let names: Vec<_> = fs::read_dir(directory.path())
             .expect("it is there")
             .map(|entry| entry.expect("a name").file_name())

@@ -16,7 +16,7 @@ use super::{Code, Error};
 use crate::breakpoints::store::{Store, Stored};
 use crate::hub::Hub;
 use crate::selector::Selector;
-use crate::session::{ACTIVATION_WAIT, Mail, State};
+use crate::session::{ACTIVATION_WAIT, Mail, SessionId, State};
 use crate::wire::Message;
 
 /// What is said of a breakpoint of which no process has said anything.
@@ -33,7 +33,22 @@ struct Verdict {
 }
 
 /// `breakpoints.add {file, line, condition?, hitCondition?, logMessage?, sessions?, once?}`.
-pub(super) async fn add(hub: &Hub, mut arguments: Arguments) -> Result<Value, Error> {
+pub(super) async fn add(hub: &Hub, arguments: Arguments) -> Result<Value, Error> {
+    add_for(hub, arguments, None).await
+}
+
+/// The same for a process in itself, if one is named: in another one, a condition would be code that runs there.
+pub(super) async fn add_for(
+    hub: &Hub,
+    mut arguments: Arguments,
+    own: Option<SessionId>,
+) -> Result<Value, Error> {
+    let sessions = arguments.take::<Selector>("sessions")?;
+    if own.is_some() && sessions.is_some() {
+        return Err(bad(
+            "a process sets breakpoints in itself, and names no sessions",
+        ));
+    }
     let new = Stored {
         id: 0,
         file: arguments.need("file")?,
@@ -41,8 +56,9 @@ pub(super) async fn add(hub: &Hub, mut arguments: Arguments) -> Result<Value, Er
         condition: arguments.take("condition")?,
         hit_condition: arguments.take("hitCondition")?,
         log_message: arguments.take("logMessage")?,
-        sessions: arguments.take::<Selector>("sessions")?.unwrap_or_default(),
+        sessions: own.map(Selector::of_id).or(sessions).unwrap_or_default(),
         once: arguments.flag("once")?,
+        is_own: own.is_some(),
     };
     arguments.end()?;
     new.check().map_err(|why| bad(&why))?;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::hub::Hub;
+use crate::session::SessionId;
 use arguments::Arguments;
 pub use events::{Events, Followed, SESSION};
 
@@ -108,6 +109,14 @@ pub fn access(verb: &str) -> Result<Access, Error> {
 /// The argument that it was given.
 pub fn takes_nothing(arguments: &Value) -> Result<(), Error> {
     Arguments::read(arguments)?.end()
+}
+
+/// Sets a breakpoint for a process in itself, which is to be removed when that lets go of the daemon.
+///
+/// # Errors
+/// [`Error`], in words for the user; nothing was done then.
+pub async fn add_own(hub: &Hub, session: SessionId, arguments: &Value) -> Result<Value, Error> {
+    breakpoints::add_for(hub, Arguments::read(arguments)?, Some(session)).await
 }
 
 /// Carries out a verb for somebody who may do as much as `may`.
