@@ -186,7 +186,7 @@ async fn first_message(mut link: Link, message: Message) -> anyhow::Result<Heard
 
 /// A silent peer, or the debug server that a session's agent has announced: asked what only a debug server can answer,
 /// and what does no harm to others.
-async fn probe(mut link: Link, announced: Option<SessionId>) -> anyhow::Result<Detected> {
+async fn probe(mut link: Link, mut announced: Option<SessionId>) -> anyhow::Result<Detected> {
     link.input.set_quick(true);
     let probe = link
         .out
@@ -210,13 +210,15 @@ async fn probe(mut link: Link, announced: Option<SessionId>) -> anyhow::Result<D
                     }
                 }
             }
-            // An IDE after all, behind something slow; its answer to the probe says nothing.
+            // It speaks after all, behind something slow; an IDE's answer to the probe says nothing.
             Kind::Request => {
                 link.input.set_quick(false);
-                return match first_message(link, message).await? {
-                    Heard::Detected(detected) => Ok(detected),
-                    Heard::Announced(..) => bail!("a debug server was announced too late"),
-                };
+                match first_message(link, message).await? {
+                    Heard::Detected(detected) => return Ok(detected),
+                    // On a busy machine its word comes late. The probe waits in the socket for pydevd all the same.
+                    Heard::Announced(back, session) => (link, announced) = (back, session),
+                }
+                link.input.set_quick(true);
             }
             Kind::Response | Kind::Event => {}
         }

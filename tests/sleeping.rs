@@ -6,7 +6,7 @@ mod support;
 use serde_json::{Value, json};
 use support::wait::within;
 use support::wire::{Frames, frame};
-use support::{Client, Daemon, DebugServer};
+use support::{Answer, Client, Daemon, DebugServer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -283,4 +283,22 @@ async fn what_is_kept_of_a_process_is_bounded() {
     assert!(sessions[0].to_string().len() < 64 * 1024);
     assert_eq!(sessions[0]["argv"][0], "a.py");
     assert_eq!(sessions[0]["labels"]["0"], "v".repeat(100));
+}
+
+#[tokio::test]
+async fn a_debug_server_may_be_announced_late() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    agent.asked("dbgproxy/activate").await;
+    let server = DebugServer::new(PID).on("pydevdSystemInfo", |_| Answer::Silence);
+    let server = server.connect(&daemon).await;
+    let probe = server.received("pydevdSystemInfo").await;
+    let announcement = hello("debugServer", &json!({}));
+    server.send_bytes(&frame(&announcement.to_string()));
+    server.respond(&probe, &json!({ "process": { "pid": PID, "ppid": 1 } }));
+    let body = bystander.response(threads).await["body"].take();
+    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    assert_eq!(all(&daemon).await.len(), 1);
 }
