@@ -302,3 +302,20 @@ async fn a_debug_server_may_be_announced_late() {
     assert_eq!(body["rows"][0]["success"], true, "{body}");
     assert_eq!(all(&daemon).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_client_is_told_of_a_session_that_is_back() {
+    let daemon = Daemon::start().await;
+    let start = Client::start(&daemon).announcing("supportsStartDebuggingRequest");
+    let mut root = start.arguments(&json!({ "view": "tree" })).attached().await;
+    let mut how = "start";
+    for _ in 0..2 {
+        let (agent, _) = Agent::start(&daemon, &json!({ "how": how })).await;
+        let start = root.reverse_request("startDebugging").await;
+        assert_eq!(start["arguments"]["configuration"]["session"], ID);
+        root.respond(&start, false, json!({})).await;
+        drop(agent);
+        while state(&daemon).await != "ended" {}
+        how = "reconnect";
+    }
+}

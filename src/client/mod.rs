@@ -14,7 +14,7 @@ mod membership;
 mod merged;
 mod tree;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,8 +97,8 @@ struct Client {
     attach_seq: Option<i64>,
     configuration_done_seq: Option<i64>,
     seat: Seat,
-    /// The sessions that it has been told of.
-    announced: HashSet<SessionId>,
+    /// The sessions that it has been told of, and the numbers of their orders: one that is back has another.
+    announced: HashMap<SessionId, u64>,
     /// By the number of its `startDebugging`, those of which it has not said whether it will attach.
     unanswered: HashMap<i64, SessionId>,
     /// What the root of a tree has configured; only looked at to answer it.
@@ -132,7 +132,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, initialize: Message) {
         attach_seq: None,
         configuration_done_seq: None,
         seat: Seat::Nobody,
-        announced: HashSet::new(),
+        announced: HashMap::new(),
         unanswered: HashMap::new(),
         configuration: crate::breakpoints::Configuration::default(),
         address,

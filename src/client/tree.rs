@@ -65,12 +65,13 @@ impl Client {
         let Some(attach) = self.attach.clone() else {
             return;
         };
-        if !self.announced.insert(session.id) {
+        let number = session.info().order.number();
+        if self.announced.insert(session.id, number) == Some(number) {
             return;
         }
         if self.announced.len() > MAX_ANNOUNCED {
             let lives = |id: &SessionId| self.hub.session(*id).is_some();
-            self.announced.retain(lives);
+            self.announced.retain(|id, _| lives(id));
             self.unanswered.retain(|_, id| lives(id));
         }
         let in_tree = matches!(&*self.handle.view(), View::Tree(_));
