@@ -42,6 +42,8 @@ pub(super) enum Activation {
 #[derive(Default)]
 pub(super) struct Dormancy {
     pub(super) agent: Option<agent::Handle>,
+    /// An agent has spoken for the process, and will again if another program takes its place.
+    pub(super) is_known: bool,
     activation: Activation,
     /// What is to be asked once pydevd is there.
     waiting: Vec<(Asker, Question)>,
@@ -112,7 +114,9 @@ impl Session {
             tracing::info!(session = %self.handle.id, "process is activated");
             self.dormancy.activation = Activation::Asked(Instant::now());
             if !agent.tell(agent::Mail::Activate) {
-                self.on_activation_failed("its agent does not listen");
+                // Its connection has ended: another program is taking the place of its own, or it has ended.
+                self.dormancy.agent = None;
+                self.dormancy.activation = Activation::None;
             }
         }
     }
@@ -226,6 +230,7 @@ impl Session {
     pub(super) fn welcome(&mut self, agent: &agent::Handle) {
         self.stage = Stage::Dormant;
         self.has_run |= self.caller.how == How::Reconnect;
+        self.dormancy.is_known = true;
         let activate = self.is_wanted();
         self.has_run |= !activate;
         self.dormancy.activation = match activate {
@@ -344,6 +349,14 @@ impl Session {
         let stop = self.hub.stop.clone();
         let mut out = Outbox::default();
         loop {
+            if self.stage == Stage::Dormant && self.dormancy.agent.is_none() {
+                // Another program may be taking its place, or it has ended.
+                if self.is_alive() != Some(true) {
+                    return None;
+                }
+                self.lose_link(Stage::Replaced);
+                lost = Instant::now();
+            }
             let is_dormant = self.stage == Stage::Dormant;
             let until = match is_dormant {
                 true => self.activation_until(),
@@ -366,14 +379,6 @@ impl Session {
             }
             if self.next.is_some() {
                 return self.next.take();
-            }
-            if self.stage == Stage::Dormant && self.dormancy.agent.is_none() {
-                // Another program may be taking its place, or it has ended.
-                if self.is_alive() != Some(true) {
-                    return None;
-                }
-                self.lose_link(Stage::Replaced);
-                lost = Instant::now();
             }
             self.activate_if_wanted();
         }

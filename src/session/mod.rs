@@ -615,7 +615,10 @@ impl Session {
 
     /// Whether the process may have a debug server again.
     fn may_come_back(&self) -> bool {
-        self.replaced || self.dormancy.agent.is_some()
+        // At an exec both connections end, the agent's maybe first.
+        let dormancy = &self.dormancy;
+        let is_known = dormancy.is_known && self.is_alive() == Some(true);
+        self.replaced || dormancy.agent.is_some() || is_known
     }
 
     /// Whether the process lives, where that can be known.
