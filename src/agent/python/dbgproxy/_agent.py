@@ -32,7 +32,8 @@ _json = _import_quietly("_json")
 _socket = _import_quietly("_socket")
 
 PROTOCOL = 1
-#: Seconds that the program waits at its start, and in a child at a fork, for the daemon's answer.
+#: Seconds that the program waits at its start, and in a child at a fork, for the daemon's answer; as long as for the
+#: connection if it is told to wait.
 PATIENCE = 0.05
 #: Seconds until a daemon that cannot be reached is tried again: the first time, and at most; it doubles in between.
 BACK_OFF, BACK_OFF_MOST = 0.25, 15.0
@@ -124,7 +125,7 @@ class Agent:
         self.answered = _thread.allocate_lock()
         self.activate_first = False
         #: Seconds that the program waits for that answer.
-        self.patience = PATIENCE
+        self.patience = CONNECT if os.environ.get("DBGPROXY_WAIT") == "1" else PATIENCE
         self._export()
 
     def _export(self):
@@ -558,7 +559,8 @@ def _settle_in_child():
     if link is not None:
         attempt(link.close)  # The daemon should see the parent's end when it is the parent's.
     agent = Agent(former.address, uuid4(), former.session, "fork")
-    agent.patience = PATIENCE if link is not None else 0
+    if link is None:
+        agent.patience = 0
 
 
 def _begin_in_child():
