@@ -6,6 +6,7 @@ must not do to the program is the guard's.
 """
 
 import _thread
+import contextlib
 import os
 import sys
 import time
@@ -38,6 +39,8 @@ _undoing = _thread.allocate_lock()
 _breakpoint_hooks = None
 #: What `threading` had for new threads to be traced with before we came.
 _trace_hook = None
+#: The raw threads that had shown themselves to `threading` before we came.
+_dummies = []
 
 
 # ---- in ----------------------------------------------------------------------------------------------------------
@@ -52,8 +55,12 @@ def activate(agent, connected):
     with _undoing:
         if _debugger is not None:
             return
-    threading = import_threading(agent.main_thread)
-    pydevd = import_pydevd(_thread.get_ident() == agent.thread)
+    agent.loading = True
+    try:
+        threading = import_threading(agent.main_thread)
+        pydevd = import_pydevd(_thread.get_ident() == agent.thread)
+    finally:
+        agent.loading = False
     if _global_debugger() is not None:
         raise CannotActivate("another debugger is in this process already")
     hide_thread(threading, agent.thread)
@@ -61,6 +68,7 @@ def activate(agent, connected):
     run_guard()
     watch_end(pydevd)
     _trace_hook = threading._trace_hook
+    _dummies[:] = [thread for thread in threads(threading) if isinstance(thread, threading._DummyThread)]
     if sys.breakpointhook is _breakpoint_hooks[0]:
         sys.breakpointhook = _breakpoint_hooks[1]
     sock = dial(agent)
@@ -81,7 +89,6 @@ def activate(agent, connected):
         )
     except BaseException:
         sock.close()
-        deactivate()
         raise
     finally:
         pydevd.start_client = start_client
@@ -90,6 +97,7 @@ def activate(agent, connected):
         attempt(debugger.disable_tracing)  # In this thread, which settrace() has taken for one of the program.
         # Of what the program has suspended, pydevd knows nothing yet.
         attempt(sys.modules["_dbgproxy"].watch_resumed)
+        attempt(remove_dummies, threading, [*sys._current_frames(), *_hidden(threading)])
 
 
 def import_threading(main_thread):
@@ -207,8 +215,18 @@ def hide_thread(threading, ident):
 
 def show_thread(threading):
     """The opposite: `threading` knows nothing of it again."""
+    for ident in _hidden(threading):
+        threading._active.pop(ident, None)
+
+
+def _hidden(threading):
+    return [ident for ident, thread in list(threading._active.items()) if type(thread).__name__ == "Hidden"]
+
+
+def remove_dummies(threading, alive=()):
+    """Takes out what pydevd has entered into `threading` for raw threads, and for threads that were just ending."""
     for ident, thread in list(threading._active.items()):
-        if type(thread).__name__ == "Hidden" and thread.name == "dbgproxy":
+        if isinstance(thread, threading._DummyThread) and thread not in _dummies and ident not in alive:
             threading._active.pop(ident, None)
 
 
@@ -301,7 +319,7 @@ def undo(debugger):
         if _debugger is not debugger:
             return
         _debugger = None
-    with _undoing:
+    with _undoing, _no_fork():
         socket, threading = sys.modules["socket"], sys.modules["threading"]
         attempt(resume, threading)
         sock = attempt(lambda: debugger.writer.sock)
@@ -315,12 +333,29 @@ def undo(debugger):
         attempt(forget_stops, threading)
         attempt(restore)
         attempt(show_thread, threading)
+        attempt(remove_dummies, threading)
+
+
+@contextlib.contextmanager
+def _no_fork():
+    """A child that was forked half way would have neither a debugger nor none."""
+    busy = _agent.agent.busy
+    locked = busy.acquire(True, _agent.FORK_PATIENCE)
+    try:
+        yield
+    finally:
+        if locked:
+            busy.release()
 
 
 def resume(threading):
-    from _pydevd_bundle.pydevd_thread_lifecycle import resume_threads
-
-    resume_threads("*")
+    """Each thread runs on, in pydevd's bookkeeping too; what it was to do there, it would do at the next coming."""
+    for thread in threads(threading):
+        info = getattr(thread, "additional_info", None)
+        if info is not None:
+            info.pydev_original_step_cmd = info.pydev_step_cmd = -1
+            info.pydev_step_stop = None
+            info.pydev_state = 1  # STATE_RUN
 
 
 def wait_until_left(threading):
@@ -340,7 +375,7 @@ def threads(threading):
 
 
 def forget_stops(threading):
-    """pydevd keeps with each thread what it is to do there, and would do it when it comes again."""
+    """What pydevd keeps with each thread is for this debugging only."""
     attempt(resume, threading)
     from _pydevd_bundle import pydevd_additional_thread_info, pydevd_constants
 
@@ -436,8 +471,9 @@ def disown():
     global _debugger, _claim, _undoing
     debugger, _debugger = _debugger, None
     _claim, _undoing = _thread.allocate_lock(), _thread.allocate_lock()
-    threading = sys.modules["threading"]
-    attempt(show_thread, threading)
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        attempt(show_thread, threading)
     if debugger is None:
         return
     from _pydevd_bundle import pydevd_constants
@@ -453,8 +489,8 @@ def disown():
 
 
 def is_alone():
-    """Has the program no threads but the one that asks? None if it is not being debugged."""
-    return len(threads(sys.modules["threading"])) == 1 if _debugger is not None else None
+    """Has the program no threads but the one that asks?"""
+    return len(threads(sys.modules["threading"])) == 1
 
 
 def _global_debugger():

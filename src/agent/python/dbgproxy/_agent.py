@@ -39,8 +39,9 @@ PATIENCE = 0.05
 BACK_OFF, BACK_OFF_MOST = 0.25, 15.0
 #: Seconds that a connection may take to be made.
 CONNECT = 10.0
-#: Seconds that a fork waits at most for the agent to come to a point where it may be copied.
-FORK_PATIENCE = 2.0
+#: Seconds that a fork waits at most for the agent to come to a point where it may be copied; and while it loads the
+#: debugger, when a child would have modules that are half loaded, for ever.
+FORK_PATIENCE, FORK_PATIENCE_LOADING = 2.0, 20.0
 #: Seconds between looks for a name that is not known at the start: the first time, and how often; it doubles too.
 LOOK_AGAIN, LOOKS = 0.005, 12
 #: Bytes of a message from the daemon, and of its header; with more the connection is closed.
@@ -113,6 +114,7 @@ class Agent:
         self.mask = ()
         #: Held by whoever does what must not be cut in two by a fork.
         self.busy = _thread.allocate_lock()
+        self.loading = False
         self.handlers = {"dbgproxy/activate": self.activate, "dbgproxy/deactivate": self.deactivate}
         self.link = None
         #: Is an attempt under way to reach the daemon?
@@ -263,16 +265,18 @@ class Agent:
 
     def activate(self, answer=lambda success: None):
         """Loads the debugger and connects it to the daemon; returns when it has been configured."""
-        from . import _activate
-
+        with self.busy:
+            from . import _activate
         # What starts threads or processes for the debugger in the agent's thread does not inherit its mask.
         in_thread = _thread.get_ident() == self.thread
         if in_thread:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
         try:
-            # No fork in the meantime: the child would have modules that are half loaded, for ever.
             with self.busy:
                 _activate.activate(self, lambda: answer(True))
+        except BaseException:
+            _activate.deactivate()
+            raise
         finally:
             if in_thread:
                 block_signals()
@@ -528,7 +532,10 @@ def _before_fork():
 
 
 def _prepare_fork():
+    until = time.monotonic() + FORK_PATIENCE_LOADING
     _forking["locked"] = agent.busy.acquire(True, FORK_PATIENCE)
+    while not _forking["locked"] and agent.loading and time.monotonic() < until:
+        _forking["locked"] = agent.busy.acquire(True, PATIENCE)
     if _forking["begin"] is None and "threading" in sys.modules:
         # Hooks run in the order in which they were registered. `threading` must have found itself in the child
         # before the agent, which may have to load the debugger there, so from now on it begins in a later hook.
@@ -584,11 +591,10 @@ def _hush_fork_warning():
         if entry in filters:
             filters.remove(entry)
     activate = sys.modules.get(__package__ + "._activate")
-    alone = activate.is_alone() if activate is not None else None
-    if alone is None:
-        alone = len(os.listdir("/proc/self/task")) == 2
     _forking["hushed"] = ()
-    if alone:
+    # The debugger's threads come and go, and are hard to count.
+    alone = attempt(activate.is_alone) if activate is not None else None
+    if len(os.listdir("/proc/self/task")) == 2 if alone is None else alone:
         text = "This process (pid=%d) is multi-threaded, use of %s() may lead to deadlocks in the child."
         _forking["hushed"] = [
             ("ignore", text % (os.getpid(), function), DeprecationWarning, None, 0) for function in ("fork", "forkpty")
