@@ -4,12 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::wait::within;
-use support::wire::{Frames, frame};
-use support::{Client, Daemon, Ended, Program, Python, Script};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use support::{Client, Daemon, Program, Python, Script};
 use tokio::process::Command;
 
 /// A program that goes on until it is told to stop, and says whether debugpy is loaded.
@@ -97,295 +92,130 @@ async fn sleep_wake_and_sleep_again(python: &'static Python) {
     assert_eq!(ended.stderr, "");
 }
 
-/// Where a child of [`WAYS`] comes in the tree.
-#[derive(Clone, Copy, PartialEq)]
-enum Place {
-    /// It is the process that was started, which another program has taken over.
-    Same,
-    /// The process that was started is its parent.
-    Child,
-    /// A process between them is.
-    Grandchild,
-    /// Nobody knows of it: it does without its environment.
-    Nowhere,
-}
-use Place::{Child, Grandchild, Nowhere, Same};
-
-/// Each way to make a process: what the process is called, how it is made, and where it comes.
-///
-/// It runs [`WORKER`] from the file `W`, or calls `work()`, which does; [`BEFORE`] comes before it.
-const WAYS: [(&str, &str, Place); 33] = [
+/// Each way to make a process, as a script with the worker's path in its place, and how the child is called.
+const WAYS: [(&str, &str); 12] = [
     (
+        "import subprocess, sys\nsubprocess.run([sys.executable, W], check=True)",
         "worker.py",
-        "end(subprocess.run([sys.executable, W]).returncode)",
-        Child,
     ),
     (
+        "import os, sys\nassert os.system(f'{sys.executable} {W}; true') == 0",
         "worker.py",
-        "end(os.system(f'{sys.executable} {W}; exit $?') >> 8)",
-        Child,
     ),
     (
+        "import subprocess, sys\nsubprocess.run(f'exec {sys.executable} {W}', shell=True, check=True)",
         "worker.py",
-        "end(subprocess.run(f'exec {sys.executable} {W}', shell=True).returncode)",
-        Child,
     ),
     (
-        "worker.py",
-        "os.environ['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ[\"PATH\"]}'\n\
-        end(subprocess.run(['env', 'python', W]).returncode)",
-        Child,
+        "import subprocess, sys\nsubprocess.run([sys.executable], stdin=open(W), check=True)",
+        "process",
     ),
     (
-        "worker.py",
-        "end(os.WEXITSTATUS(os.waitpid(os.posix_spawn(sys.executable, [sys.executable, W], os.environ), 0)[1]))",
-        Child,
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', open(W).read()], check=True)",
+        "process",
     ),
     (
+        "import subprocess, sys, os\nenvironment = dict(os.environ, PYTHONPATH=os.environ['PYTHONPATH'] + ':' + os.path.dirname(W))\n\
+         subprocess.run([sys.executable, '-m', 'worker'], env=environment, check=True)",
         "worker.py",
-        "end(os.spawnv(os.P_WAIT, sys.executable, [sys.executable, W]))",
-        Child,
     ),
     (
-        "worker.py",
-        "async def main(): return await (await asyncio.create_subprocess_exec(sys.executable, W)).wait()\n\
-        end(asyncio.run(main()))",
-        Child,
-    ),
-    (
-        "worker.py",
-        "import venv\nvenv.EnvBuilder(symlinks=True).create(D + '/venv')\n\
-        os.environ['DBGPROXY_DEBUGPY'] = sysconfig.get_path('purelib')\n\
-        end(subprocess.run([D + '/venv/bin/python', W]).returncode)",
-        Child,
-    ),
-    (
-        "worker.py",
-        "os.environ['PYTHONPATH'] = os.environ.get('PYTHONPATH', '') + ':' + D\n\
-        end(subprocess.run([sys.executable, '-m', 'worker']).returncode)",
-        Child,
-    ),
-    (
+        "import os, subprocess, sys\nfile = W + '.sh'\nwith open(file, 'w') as f: f.write('#!' + sys.executable + '\\n' + open(W).read())\n\
+         os.chmod(file, 0o700)\nsubprocess.run([file], check=True)",
         "worker.py.sh",
-        "with open(W) as f, open(W + '.sh', 'w') as g: g.write(f'#!{sys.executable}\\n{f.read()}')\n\
-        os.chmod(W + '.sh', 0o700)\nend(subprocess.run([W + '.sh']).returncode)",
-        Child,
     ),
     (
-        "process",
-        "end(subprocess.run([sys.executable], stdin=open(W)).returncode)",
-        Child,
-    ),
-    (
-        "process",
-        "end(subprocess.run([sys.executable, '-'], stdin=open(W)).returncode)",
-        Child,
-    ),
-    (
-        "process",
-        "end(subprocess.run([sys.executable, '-c', open(W).read()]).returncode)",
-        Child,
-    ),
-    ("", "os.execv(sys.executable, [sys.executable, W])", Same),
-    (
+        "import os, sys\nos.execv(sys.executable, [sys.executable, W])",
         "",
-        "os.execvp('sh', ['sh', '-c', f'exec {sys.executable} {W}'])",
-        Same,
     ),
     (
-        "worker.py",
-        "pid = os.fork()\nif not pid: os.execv(sys.executable, [sys.executable, W])\n\
-        end(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))",
-        Child,
-    ),
-    (
-        "worker.py",
-        "end(subprocess.run([sys.executable, W], preexec_fn=os.setsid).returncode)",
-        Child,
-    ),
-    // Here a fork is the child of a process that is being debugged, as the client is there before both.
-    (
+        "import os, sys\nsys.path.insert(0, os.path.dirname(W))\npid = os.fork()\nif not pid:\n    import worker\n    os._exit(0)\n\
+         assert os.waitpid(pid, 0)[1] == 0",
         "way.py (2)",
-        "pid = os.fork()\nif not pid: work()\nend(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))",
-        Child,
     ),
     (
-        "way.py (2)",
-        "def fork():\n    pid = os.fork()\n    if not pid:\n        try: work()\n        except SystemExit as e: os._exit(e.code)\n\
-        \x20   codes.append(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))\n\
-        codes = []\nthread = threading.Thread(target=fork)\nthread.start()\nthread.join()\nend(*codes)",
-        Child,
-    ),
-    // A daemon: its parent has ended.
-    (
-        "way.py (3)",
-        "r, w = os.pipe()\nif not os.fork():\n    os.setsid()\n    if os.fork(): os._exit(0)\n    work()\n\
-        os.close(w)\nos.wait()\nos.read(r, 1)\nend(0)",
-        Grandchild,
-    ),
-    ("ForkProcess-1", "process('fork')", Child),
-    ("SpawnProcess-1", "process('spawn')", Child),
-    ("ForkServerProcess-1", "process('forkserver')", Grandchild),
-    ("ForkPoolWorker-1", "pool('fork')", Child),
-    ("SpawnPoolWorker-1", "pool('spawn')", Child),
-    ("ForkProcess-1", "executor('fork')", Child),
-    ("SpawnProcess-1", "executor('spawn')", Child),
-    ("ForkServerProcess-1", "executor('forkserver')", Grandchild),
-    (
-        "",
-        "end(subprocess.run([sys.executable, '-I', W]).returncode)",
-        Nowhere,
+        "import multiprocessing as m, sys, os\nsys.path.insert(0, os.path.dirname(W))\nM('fork')",
+        "ForkProcess-1",
     ),
     (
-        "",
-        "end(subprocess.run([sys.executable, '-E', W]).returncode)",
-        Nowhere,
+        "import multiprocessing as m, sys, os\nsys.path.insert(0, os.path.dirname(W))\nM('spawn')",
+        "SpawnProcess-1",
     ),
     (
-        "",
-        "end(subprocess.run([sys.executable, '-I', '-S', W]).returncode)",
-        Nowhere,
-    ),
-    (
-        "",
-        "end(subprocess.run(['env', '-i', sys.executable, W]).returncode)",
-        Nowhere,
-    ),
-    (
-        "",
-        "end(subprocess.run([sys.executable, W], env={}).returncode)",
-        Nowhere,
+        "import multiprocessing as m, sys, os\nsys.path.insert(0, os.path.dirname(W))\nM('forkserver')",
+        "ForkServerProcess-1",
     ),
 ];
 
-/// What comes before each of [`WAYS`]; `D` is a directory.
-const BEFORE: &str = "\
-import asyncio, concurrent.futures.process, multiprocessing, os, subprocess, sys, sysconfig, threading
-from concurrent.futures import ProcessPoolExecutor
-W = D + '/worker.py'
-end = sys.exit
-def work():
-    with open(W) as f: exec(compile(f.read(), W, 'exec'), {})
-def work_on():
-    try: work()
-    except SystemExit as e: return e.code
-def process(method):
+/// What `M` stands for in [`WAYS`].
+const MULTIPROCESSING: &str = "
+def child():
+    import worker
+def M(method):
     if __name__ == '__main__':
-        process = multiprocessing.get_context(method).Process(target=work)
+        process = m.get_context(method).Process(target=child)
         process.start()
         process.join()
-        end(process.exitcode)
-def pool(method):
-    if __name__ == '__main__':
-        pool = multiprocessing.get_context(method).Pool(1)
-        code = pool.apply(work_on)
-        pool.close()
-        pool.join()
-        end(code)
-def executor(method):
-    if __name__ == '__main__':
-        with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as executor:
-            code = executor.submit(work_on).result()
-        if sys.version_info < (3, 9):
-            # It raises at the end if anybody, as pydevd does, still knows the thread of a pool that is shut down.
-            concurrent.futures.process._threads_wakeups.clear()
-        end(code)
+        assert process.exitcode == 0
 ";
 
-const WORKER: &str = "print('worker', flush=True)\nraise SystemExit(7)\n";
+const WORKER: &str = "print('worker')  # BREAK\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_way_to_make_a_process_stops_at_its_first_line() {
-    let mut all = tokio::task::JoinSet::new();
-    for python in Python::matrix() {
-        all.spawn(every_way(python));
-    }
-    while let Some(done) = all.join_next().await {
-        done.expect("each passes");
-    }
-}
-
-async fn every_way(python: &'static Python) {
-    let daemon = Daemon::start().await;
-    let script = Script::new("way.py", "").with("worker.py", WORKER);
-    let worker = script.directory().join("worker.py");
-    let before = format!("D = {:?}\n{BEFORE}", script.directory());
-    for (name, way, place) in WAYS {
-        if std::env::var("ONLY").is_ok_and(|only| !way.contains(&only)) {
-            continue;
-        }
-        let what = format!("{python}: {way}");
-        eprintln!("{what}");
-        std::fs::write(script.path(), format!("{before}{way}\n")).expect("it is writable");
-        let bare = python.run(&script, &[]).wait().await;
-        assert_eq!(bare.stdout, "worker\n", "{what}: {bare:?}");
-
-        let mut client = Client::start(&daemon)
-            .arguments(&json!({ "view": "merged" }))
-            .breakpoints(&worker, &[1])
-            .breakpoints(script.directory().join("worker.py.sh"), &[2])
-            // What has no file is called so.
-            .breakpoints("<stdin>", &[1])
-            .breakpoints("<string>", &[1])
-            .attached()
-            .await;
-        let mut command = python.attached(&daemon).await;
-        // A machine that is busy with all of them may take longer to answer than a program waits by itself.
-        command.env("DBGPROXY_WAIT", "1").arg(script.path());
-        let mut program = Program::start(command);
-        if place != Nowhere {
-            let stopped = client.stopped().await;
-            assert_eq!(stopped.reason, "breakpoint", "{what}");
-            assert_eq!(
-                program.stdout(),
-                "",
-                "it has run past its first line: {what}"
+    for python in Python::all() {
+        let daemon = Daemon::start().await;
+        let script = Script::new("way.py", "").with("worker.py", WORKER);
+        let worker = script.directory().join("worker.py");
+        for (way, name) in WAYS {
+            eprintln!("{python}: {way}");
+            let source = format!(
+                "W = {worker:?}\n{}",
+                way.replace("M('", &format!("{MULTIPROCESSING}M('"))
             );
-            let sessions = listed(&daemon, "state=stopped").await;
-            assert_eq!(sessions.len(), 1, "{what}: {sessions:?}");
-            let child = &sessions[0];
-            let own = listed(&daemon, &format!("pid={}", child["pid"])).await;
-            assert_eq!(own.len(), 1, "it is there twice: {what}: {own:?}");
-            if place == Same {
-                assert_eq!(child["pid"], program.pid(), "{what}");
-            } else {
-                // What `-m` runs is known a moment later.
-                let selector = format!("name=\"{name}\",pid={}", child["pid"]);
-                while listed(&daemon, &selector).await.is_empty() {}
-                let started = listed(&daemon, &format!("pid={}", program.pid())).await;
-                let mut parent = child["parent"].clone();
-                if place == Grandchild {
-                    let selector = format!("id={}", parent.as_str().expect("it has one"));
-                    parent = listed(&daemon, &selector).await[0]["parent"].clone();
+            std::fs::write(script.path(), source).expect("the script is writable");
+            let from_stdin = name == "process";
+            let mut client = Client::start(&daemon)
+                .arguments(&json!({ "view": "merged" }))
+                .breakpoints(&worker, &[1])
+                .breakpoints(script.directory().join("worker.py.sh"), &[2])
+                .attached()
+                .await;
+            let mut program = start(python, &daemon, &script, &[]).await;
+            if !from_stdin {
+                let stopped = client.stopped().await;
+                assert_eq!(stopped.reason, "breakpoint");
+                assert_eq!(program.stdout(), "", "it has run past its first line");
+                let sessions = daemon.sessions(&["state=stopped"]).await;
+                assert_eq!(sessions.len(), 1, "{sessions:?}");
+                let child = &sessions[0];
+                if name.is_empty() {
+                    assert_eq!(child["pid"], program.pid());
+                } else {
+                    // What `-m` runs is known a moment later.
+                    let selector = format!("name=\"{name}\",pid={}", child["pid"]);
+                    while daemon.sessions(&[&selector]).await.is_empty() {}
+                    let parents = daemon.sessions(&[&format!("pid={}", program.pid())]).await;
+                    let mut parent = &child["parent"];
+                    // The forkserver stands between.
+                    let between = daemon
+                        .sessions(&[&format!("id={}", parent.as_str().expect("it has one"))])
+                        .await;
+                    if name.starts_with("ForkServer") {
+                        parent = &between[0]["parent"];
+                    }
+                    assert_eq!(*parent, parents[0]["id"], "{sessions:?} {parents:?}");
                 }
-                assert_eq!(parent, started[0]["id"], "{what}: {sessions:?} {started:?}");
+                client.continue_(stopped.thread).await;
             }
-            client.continue_(stopped.thread).await;
+            let ended = program.wait().await;
+            assert_eq!(
+                (ended.code, &*ended.stdout, &*ended.stderr),
+                (0, "worker\n", "")
+            );
+            client.disconnect().await;
         }
-        let ended = program.wait().await;
-        // Python's warning of a fork beside threads has the process's number in it.
-        let stderr = |of: &Ended| of.stderr.replace(|c: char| c.is_ascii_digit(), "");
-        assert_eq!(
-            (ended.code, &*ended.stdout, stderr(&ended)),
-            (bare.code, &*bare.stdout, stderr(&bare)),
-            "{what}"
-        );
-        if place == Nowhere {
-            let all = listed(&daemon, "all").await;
-            let started = all.iter().find(|session| session["pid"] == program.pid());
-            let id = &started.expect("it has said hello")["id"];
-            let children: Vec<_> = all.iter().filter(|other| other["parent"] == *id).collect();
-            assert!(children.is_empty(), "{what}: {children:?}");
-        }
-        client.disconnect().await;
     }
-}
-
-/// The sessions of a selector, also those that have ended.
-async fn listed(daemon: &Daemon, selector: &str) -> Vec<Value> {
-    let arguments = json!({ "selector": selector, "all": true });
-    let (_, mut body) = daemon.verb("sessions", arguments).await;
-    serde_json::from_value(body["sessions"].take()).expect("the verb says so")
 }
 
 #[tokio::test]
@@ -539,53 +369,6 @@ async fn without_debugpy_everybody_is_told_what_to_do_and_the_program_runs() {
     client.disconnect().await;
     program.tell("").await;
     assert_eq!(program.wait().await.code, 0);
-}
-
-/// On a busy machine there is time between a connection and its first message.
-#[tokio::test]
-async fn a_debug_server_that_is_announced_after_the_daemon_has_asked_is_one() {
-    let daemon = Daemon::start().await;
-    let session = "11111111-2222-4333-8444-555555555555";
-    let hello = |role: &str| {
-        let arguments =
-            json!({ "protocol": 1, "role": role, "session": session, "pid": 1, "how": "start" });
-        json!({ "seq": 1, "type": "request", "command": "dbgproxy/hello", "arguments": arguments })
-    };
-    let (mut agent, mut agent_writes) = peer(&daemon).await;
-    say(&mut agent_writes, &hello("agent")).await;
-    assert_eq!(next(&mut agent).await["command"], "dbgproxy/hello");
-
-    let (mut server, mut server_writes) = peer(&daemon).await;
-    let probe = next(&mut server).await;
-    assert_eq!(probe["command"], "pydevdSystemInfo");
-    say(&mut server_writes, &hello("debugServer")).await;
-    let body = json!({ "process": { "pid": 1 } });
-    let answer = json!({ "seq": 2, "type": "response", "request_seq": probe["seq"], "success": true,
-        "command": "pydevdSystemInfo", "body": body });
-    say(&mut server_writes, &answer).await;
-    assert_eq!(next(&mut server).await["type"], "request", "it is greeted");
-    let sessions = listed(&daemon, "all").await;
-    assert_eq!(sessions.len(), 1, "{sessions:?}");
-    assert_eq!(sessions[0]["id"], session);
-}
-
-async fn peer(daemon: &Daemon) -> (Frames<OwnedReadHalf>, OwnedWriteHalf) {
-    let stream = TcpStream::connect(daemon.address)
-        .await
-        .expect("it listens");
-    let (reads, writes) = stream.into_split();
-    (Frames::new(reads), writes)
-}
-
-async fn say(to: &mut OwnedWriteHalf, message: &Value) {
-    let bytes = frame(&message.to_string());
-    to.write_all(&bytes).await.expect("it reads");
-}
-
-async fn next(from: &mut Frames<OwnedReadHalf>) -> Value {
-    let text = within("a message", from.next()).await;
-    let text = text.expect("it is DAP").expect("it is still connected");
-    serde_json::from_str(&text).expect("it is JSON")
 }
 
 /// A program's output and code with the environment of a daemon that is not there, or says nothing.

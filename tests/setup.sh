@@ -2,7 +2,6 @@
 # Prepares what the tests need besides Rust, below target/: interpreters with debugpy, and a DAP client for node.
 #
 #   target/python/3.11-1.8.22/   a virtual environment of CPython 3.11 with debugpy 1.8.22, and so on
-#   target/matrix/3.8-1.8.21/    the versions of CPython that are not there, for what must work on every one
 #   target/node/                 @vscode/debugadapter-testsupport
 #   target/python/ready          a copy of this script: everything that it asks for is there
 #
@@ -19,12 +18,6 @@ environments='
 3.9  1.8.21
 3.11 1.8.22
 3.13 1.8.22 pytest==8.4.2 pytest-xdist==3.8.0
-'
-# The other versions that the agent is for, each with the newest debugpy that it can have.
-matrix='
-3.8  1.8.21
-3.10 1.8.22
-3.12 1.8.22
 '
 testsupport=1.68.0
 missing=0
@@ -51,8 +44,7 @@ sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" 2>/dev/null || con
 
 # The mark is written last, so that a run that was interrupted is made again from the start; it says what else is there.
 environment() {
-    local root=$1 version=$2 debugpy=$3 more=$4
-    local directory=$root/$version-$debugpy python
+    local version=$1 debugpy=$2 more=$3 directory=target/python/$1-$2 python
     [ -e "$directory/ready" ] && [ "$(cat "$directory/ready")" = "$more" ] && return
     if ! python=$(interpreter "$version"); then
         lack "no CPython $version here, passed over: tests with debugpy $debugpy on it do not run"
@@ -93,25 +85,19 @@ lock() {
     fi
 }
 
-# The tests take every environment that they find: those of an earlier list go.
-environments() {
-    local root=$1 list=$2 version debugpy more directory name
-    mkdir -p "$root"
-    while read -r version debugpy more; do
-        [ -n "$version" ] || continue
-        environment "$root" "$version" "$debugpy" "$more" </dev/null 9>&-
-    done <<<"$list"
-    for directory in "$root"/*-*/; do
-        name=$(basename "$directory")
-        grep -Eq "^${name%-*} +${name#*-}( |$)" <<<"$list" || rm -rf "$directory"
-    done
-}
-
 mkdir -p target/python
 lock
-environments target/python "$environments"
-environments target/matrix "$matrix"
+while read -r version debugpy more; do
+    [ -n "$version" ] || continue
+    environment "$version" "$debugpy" "$more" </dev/null 9>&-
+done <<<"$environments"
 node_client </dev/null 9>&-
+
+# The tests take every environment that they find: those of an earlier list go.
+for directory in target/python/*-*/; do
+    name=$(basename "$directory")
+    grep -Eq "^${name%-*} +${name#*-}( |$)" <<<"$environments" || rm -rf "$directory"
+done
 
 if [ "$missing" = 0 ]; then
     cp tests/setup.sh target/python/ready.new
