@@ -104,6 +104,12 @@ impl Handle {
     pub fn tell(&self, mail: Mail) -> bool {
         self.inbox.try_send(mail).is_ok()
     }
+
+    /// Whether its connection has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.inbox.is_closed()
+    }
 }
 
 /// What a session tells its agent.

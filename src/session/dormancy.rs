@@ -114,9 +114,13 @@ impl Session {
             tracing::info!(session = %self.handle.id, "process is activated");
             self.dormancy.activation = Activation::Asked(Instant::now());
             if !agent.tell(agent::Mail::Activate) {
-                // Its connection has ended: another program is taking the place of its own, or it has ended.
-                self.dormancy.agent = None;
-                self.dormancy.activation = Activation::None;
+                if agent.is_gone() {
+                    // Another program is taking the place of its own, or it has ended.
+                    self.dormancy.agent = None;
+                    self.dormancy.activation = Activation::None;
+                } else {
+                    self.on_activation_failed("its agent does not listen");
+                }
             }
         }
     }
