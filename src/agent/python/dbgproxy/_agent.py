@@ -107,6 +107,7 @@ class Agent:
         self.session = session
         self.parent = parent
         self.how = how
+        self.forked = how == "fork"
         #: The program's main thread, and the agent's own, by their idents.
         self.main_thread = _thread.get_ident()
         self.thread = None
@@ -114,6 +115,7 @@ class Agent:
         self.mask = ()
         #: Held by whoever does what must not be cut in two by a fork.
         self.busy = _thread.allocate_lock()
+        #: Is the debugger being loaded? A fork waits longer then.
         self.loading = False
         self.handlers = {"dbgproxy/activate": self.activate, "dbgproxy/deactivate": self.deactivate}
         self.link = None
@@ -146,7 +148,7 @@ class Agent:
     def start(self):
         """Starts the thread; waits a little for the daemon's answer, and activates if that is what it says."""
         self.hello = self.describe()
-        self.unnamed = self.is_to_be_named()
+        self.unnamed = attempt(self.is_to_be_named)
         if self.patience:
             self.answered.acquire()
             self.tickets.append(None)
@@ -164,12 +166,13 @@ class Agent:
 
     def describe(self):
         """What the hello says of this process."""
+        forking = self.forked and self.hello is None
         return {
             "protocol": PROTOCOL, "role": "agent", "session": self.session, "parent": self.parent, "how": self.how,
             "pid": os.getpid(), "ppid": os.getppid(), "identity": attempt(identity), "argv": attempt(argv),
             "script": attempt(script), "cwd": attempt(cwd), "executable": attempt(clean, sys.executable),
-            "python": sys.version.split()[0], "name": attempt(process_name, self.how == "fork"),
-            "helper": attempt(helper, self.how == "fork"), "environment": attempt(environment), "token": token(),
+            "python": sys.version.split()[0], "name": attempt(process_name, forking),
+            "helper": attempt(helper, self.forked), "environment": attempt(environment), "token": token(),
         }
 
     # ---- the thread -------------------------------------------------------------------------------------------
@@ -178,6 +181,7 @@ class Agent:
         """Finds the daemon, again and again, and does what it says."""
         delay = BACK_OFF
         try:
+            self.thread = _thread.get_ident()
             self.mask = block_signals()
             while True:
                 link = None
@@ -192,14 +196,14 @@ class Agent:
                 if self.link is not None:
                     delay = BACK_OFF
                     self.link = None
-                    attempt(self.lost)
+                    self.how = "reconnect"
+                    attempt(self.deactivate)
                 if link is not None:
                     attempt(link.close)
                     link.answer_nothing()
                 # Thousands of processes should not come back in the same moment.
                 time.sleep(delay * (0.75 + os.urandom(1)[0] / 512))
                 delay = min(delay * 2, BACK_OFF_MOST)
-                self.how = "reconnect"
                 self.hello = self.describe()
         except BaseException:
             pass  # An exception of a raw thread would be printed.
@@ -288,13 +292,11 @@ class Agent:
         except Exception as error:
             self.tell("dbgproxy/notActivated", {"message": "%s" % (error or type(error).__name__,)})
 
-    def deactivate(self, answer):
+    def deactivate(self, answer=None):
+        """Takes the debugger out, if it is in."""
         activate = sys.modules.get(__package__ + "._activate")
         if activate is not None:
             activate.deactivate()
-
-    def lost(self):
-        self.deactivate(None)
 
     # ---- what the agent tells ---------------------------------------------------------------------------------
 
@@ -316,7 +318,7 @@ class Agent:
         return (
             self.hello["script"] == "-m"
             or sys.argv[1:2] == ["--multiprocessing-fork"]
-            or self.how == "fork" and self.hello["name"] is None
+            or self.forked and self.hello["name"] is None
         )
 
     def report(self):
@@ -382,8 +384,11 @@ class Link:
                 self.check()
                 # A program that has given SIGPIPE its default back would die of a daemon that is gone.
                 data = data[self.sock.send(data, flags | getattr(_socket, "MSG_NOSIGNAL", 0)) :]
-        except BaseException:
+        except BaseException as error:
             self.asked.pop(message.get("seq"), None)
+            if isinstance(error, OSError):
+                # What comes behind half a message would not be understood.
+                attempt(self.sock.shutdown, _socket.SHUT_RDWR)
             raise
         finally:
             self.sending.release()
@@ -523,8 +528,9 @@ def encode(value):
 
 # ---- forks and the end -------------------------------------------------------------------------------------------
 
-#: What a fork has changed, until it is over: was the lock got, the hook that runs in the child.
-_forking = {"locked": False, "begin": None, "hushed": ()}
+#: What the hooks keep from one to the next: has the fork got the agent's lock, does the agent begin in a later hook
+#: of its own, and which entries of ours are among the filters of warnings.
+_forking = {"locked": False, "late": False, "hushed": ()}
 
 
 def _before_fork():
@@ -536,10 +542,10 @@ def _prepare_fork():
     _forking["locked"] = agent.busy.acquire(True, FORK_PATIENCE)
     while not _forking["locked"] and agent.loading and time.monotonic() < until:
         _forking["locked"] = agent.busy.acquire(True, PATIENCE)
-    if _forking["begin"] is None and "threading" in sys.modules:
+    if not _forking["late"] and "threading" in sys.modules:
         # Hooks run in the order in which they were registered. `threading` must have found itself in the child
         # before the agent, which may have to load the debugger there, so from now on it begins in a later hook.
-        _forking["begin"] = _begin_in_child
+        _forking["late"] = True
         os.register_at_fork(after_in_child=_begin_in_child)
     if sys.version_info >= (3, 12):
         _hush_fork_warning()
@@ -553,7 +559,7 @@ def _after_fork_in_parent():
 
 def _after_fork_in_child():
     attempt(_settle_in_child)
-    if _forking["begin"] is None:
+    if not _forking["late"]:
         _begin_in_child()
 
 
@@ -562,6 +568,7 @@ def _settle_in_child():
     global agent
     former = agent
     agent = None
+    _forking["locked"] = False
     link = former.link
     if link is not None:
         attempt(link.close)  # The daemon should see the parent's end when it is the parent's.
