@@ -4,7 +4,12 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Client, Daemon, Program, Python, Script};
+use support::wait::within;
+use support::wire::{Frames, frame};
+use support::{Client, Daemon, Ended, Program, Python, Script};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 /// A program that goes on until it is told to stop, and says whether debugpy is loaded.
@@ -275,6 +280,118 @@ async fn a_process_that_is_just_starting_is_waited_for() {
         program.tell("").await;
         let ended = program.wait().await;
         assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn twenty_processes_survive_three_daemons() {
+    let port = support::own_port();
+    let mut daemon = Daemon::start_on(port).await;
+    let script = Script::new("loop.py", LOOP);
+    let mut programs = Vec::new();
+    for python in Python::all().iter().cycle().take(20) {
+        programs.push(start(python, &daemon, &script, &[]).await);
+    }
+    let mut ids = Vec::new();
+    for program in &mut programs {
+        program.printed("ready False").await;
+        ids.push(session(&daemon, program.pid(), "dormant").await["id"].clone());
+    }
+    for _ in 0..3 {
+        daemon.kill().await;
+        daemon = Daemon::start_on(port).await;
+        for (program, id) in programs.iter().zip(&ids) {
+            assert_eq!(session(&daemon, program.pid(), "dormant").await["id"], *id);
+        }
+    }
+    let mut client = Client::start(&daemon)
+        .arguments(&json!({ "view": "merged" }))
+        .breakpoints(script.path(), &[script.line("# BREAK")])
+        .attached()
+        .await;
+    let mut stopped = std::collections::BTreeSet::new();
+    while stopped.len() < programs.len() {
+        let stop = client.stopped().await;
+        assert_eq!(stop.reason, "breakpoint");
+        assert!(stopped.insert(stop.thread), "it has run on by itself");
+    }
+    client.disconnect().await;
+    for mut program in programs {
+        program.tell("").await;
+        let ended = program.wait().await;
+        assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
+        assert_eq!(ended.stdout, "ready False\nend None True\n");
+    }
+}
+
+#[tokio::test]
+async fn what_was_stopped_runs_on_without_the_daemon_and_does_not_stop_for_the_next() {
+    for python in Python::all() {
+        let port = support::own_port();
+        let daemon = Daemon::start_on(port).await;
+        let script = Script::new("loop.py", LOOP);
+        let mut program = start(python, &daemon, &script, &[]).await;
+        program.printed("ready False").await;
+        let mut client = Client::start(&daemon)
+            .arguments(&process_view(program.pid()))
+            .breakpoints(script.path(), &[script.line("# BREAK")])
+            .attached()
+            .await;
+        client.stopped_at(script.line("# BREAK")).await;
+        daemon.kill().await;
+        drop(client);
+
+        let daemon = Daemon::start_on(port).await;
+        session(&daemon, program.pid(), "dormant").await;
+        let mut client = Client::start(&daemon)
+            .arguments(&process_view(program.pid()))
+            .attached()
+            .await;
+        client.no_more("stopped").await;
+        program.tell("").await;
+        let ended = program.wait().await;
+        assert_eq!((ended.code, &*ended.stderr), (0, ""), "{python}: {ended:?}");
+        client.event("terminated").await;
+        client.no_more("stopped").await;
+        client.disconnect().await;
+    }
+}
+
+/// A daemon that dies at its first message to the agent, or when the debugger comes.
+#[tokio::test]
+async fn a_daemon_that_dies_at_the_start_leaves_the_program_alone() {
+    let helper = Daemon::start().await;
+    let script = Script::new("ends.py", "import sys\nprint('ran')\nsys.exit(3)\n");
+    for python in Python::all() {
+        for answers in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("it has one").to_string();
+            let daemon = tokio::spawn(die(listener, answers));
+            let mut command = python.attached(&helper).await;
+            command.env("DBGPROXY", address).env("DBGPROXY_WAIT", "1");
+            command.arg(script.path());
+            let ended = Program::start(command).wait().await;
+            let seen = (ended.code, &*ended.stdout, &*ended.stderr);
+            assert_eq!(seen, (3, "ran\n", ""), "{python}, answers: {answers}");
+            daemon.await.expect("it was asked");
+        }
+    }
+}
+
+/// Hears an agent's hello, and its debugger's if the agent is answered, and is gone.
+async fn die(listener: TcpListener, answers: bool) {
+    let (stream, _) = listener.accept().await.expect("the agent calls");
+    let (reads, mut writes) = stream.into_split();
+    let mut agent = Frames::new(reads);
+    let hello = next(&mut agent).await;
+    if answers {
+        let body = json!({ "session": hello["arguments"]["session"], "activate": true });
+        let answer = json!({ "seq": 1, "type": "response", "request_seq": hello["seq"], "success": true,
+            "command": "dbgproxy/hello", "body": body });
+        say(&mut writes, &answer).await;
+        let (server, _) = listener.accept().await.expect("the debugger calls");
+        let hello = next(&mut Frames::new(server.into_split().0)).await;
+        assert_eq!(hello["arguments"]["role"], "debugServer");
     }
 }
 
