@@ -6,10 +6,10 @@ mod support;
 use serde_json::{Value, json};
 use support::wait::within;
 use support::wire::{Frames, frame};
-use support::{Client, Daemon, Ended, Program, Python, Script};
+use support::{Client, Daemon, Program, Python, Script};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 /// A program that goes on until it is told to stop, and says whether debugpy is loaded.
@@ -486,6 +486,17 @@ async fn without_debugpy_everybody_is_told_what_to_do_and_the_program_runs() {
     client.disconnect().await;
     program.tell("").await;
     assert_eq!(program.wait().await.code, 0);
+}
+
+async fn say(to: &mut OwnedWriteHalf, message: &Value) {
+    let bytes = frame(&message.to_string());
+    to.write_all(&bytes).await.expect("it reads");
+}
+
+async fn next(from: &mut Frames<OwnedReadHalf>) -> Value {
+    let text = within("a message", from.next()).await;
+    let text = text.expect("it is DAP").expect("it is still connected");
+    serde_json::from_str(&text).expect("it is JSON")
 }
 
 /// A program's output and code with the environment of a daemon that is not there, or says nothing.

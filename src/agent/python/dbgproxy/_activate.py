@@ -77,6 +77,7 @@ def activate(agent, connected):
     def ours(host, port):
         global _debugger
         _debugger = _global_debugger()
+        os.environ[_agent.AWAKE] = "1"
         return sock
 
     pydevd.start_client = ours
@@ -319,6 +320,7 @@ def undo(debugger):
         if _debugger is not debugger:
             return
         _debugger = None
+    os.environ.pop(_agent.AWAKE, None)
     with _undoing, _no_fork():
         socket, threading = sys.modules["socket"], sys.modules["threading"]
         attempt(resume, threading)
@@ -470,6 +472,7 @@ def disown():
     """In a child: the debugger is the parent's, and what is here of it is a copy that must not do anything."""
     global _debugger, _claim, _undoing
     debugger, _debugger = _debugger, None
+    os.environ.pop(_agent.AWAKE, None)
     _claim, _undoing = _thread.allocate_lock(), _thread.allocate_lock()
     threading = sys.modules.get("threading")
     if threading is not None:

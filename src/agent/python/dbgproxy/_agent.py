@@ -62,6 +62,9 @@ SESSION = "DBGPROXY_SESSION"
 #: own identity here has been replaced by exec.
 ORIGIN = "DBGPROXY_ORIGIN"
 
+#: Set for the children of a process that is being debugged.
+AWAKE = "DBGPROXY_AWAKE"
+
 #: The agent of this process, if it has one.
 agent = None
 
@@ -128,8 +131,9 @@ class Agent:
         self.tickets = []
         self.answered = _thread.allocate_lock()
         self.activate_first = False
-        #: Seconds that the program waits for that answer.
-        self.patience = CONNECT if os.environ.get("DBGPROXY_WAIT") == "1" else PATIENCE
+        #: Seconds that the program waits for that answer. Where somebody waits, or debugs the parent, the daemon is
+        #: known to be there, and on a busy machine it may be a while until it has its turn.
+        self.patience = CONNECT if "1" in (os.environ.get("DBGPROXY_WAIT"), os.environ.get(AWAKE)) else PATIENCE
         self._export()
 
     def _export(self):
