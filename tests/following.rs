@@ -153,9 +153,13 @@ async fn the_end_of_the_daemon_is_the_end_of_the_events() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_too_slow_is_told_how_much_was_missed() {
-    // So large that the buffers of the system hold few events.
-    let labels = format!("filler={}", "x".repeat(20_000));
-    let report = json!({ "environment": { "DBGPROXY_LABELS": labels } });
+    // So large that the buffers of the system hold few events, and just what is kept of a report.
+    let filler = "x".repeat(4_000);
+    let labels = format!("filler={filler}");
+    let report = json!({
+        "argv": [filler, filler, filler, filler],
+        "environment": { "DBGPROXY_LABELS": labels },
+    });
     const STOPS: usize = 1200;
     let daemon = Daemon::start().await;
     let server = process(&daemon, 5_000_001, &report).await;
