@@ -24,7 +24,7 @@
 //! | [`detect`] | who is calling, by the first bytes | what follows them |
 //! | [`server`] | listens, admits, and gives each connection its task | messages |
 //! | [`session`] | one process: greeting, stop state, requests, its watchers | views |
-//! | [`agent`] | the small Python package in a process, and its connection | clients, pydevd |
+//! | [`agent`] | the small Python package in a process: its files, and its connection | clients, pydevd |
 //! | [`breakpoints`] | what several clients want of one process, merged | connections |
 //! | [`client`] | one IDE: `initialize`, `attach`, and its view: a process, a tree, all merged | how a process is spoken to |
 //! | [`mailbox`] | a client's bounded inbox, and when it lags | what mail says |
@@ -36,7 +36,6 @@
 //! | [`http`] | the same verbs for browsers and scripts | DAP |
 //! | [`selector`] | `name=worker-*,state=stopped` | sessions' inner life |
 //! | [`owner`] | which user a TCP peer is | DAP |
-//! | [`agent`] | the agent's Python files, and where they are unpacked | what they do |
 //! | [`cache`] | the user's cache of what runs inside programs | what is in it |
 //! | [`config`], [`commands`] | what the user sets, and the command line | messages |
 //!
@@ -52,7 +51,8 @@
 //!    unit and what happens at it.
 //! 8. The daemon never stops or ends a process unless someone asked for it, and a program whose daemon dies
 //!    runs on (`session/guard.py`).
-//! 9. The debuggee is not trusted: only the events of pydevd reach a client, and its requests reach nobody.
+//! 9. The debuggee is not trusted: only the events of pydevd reach a client, and its requests reach nobody. Its agent
+//!    may ask the daemon for a short, fixed list of things (`agent/asking.rs`).
 #![warn(missing_docs)]
 
 pub mod agent;
