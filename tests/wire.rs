@@ -1,10 +1,13 @@
 //! The wire: what is read is what was sent, however it was cut up and written down, and nothing else is read.
 
+use std::collections::HashMap;
+
 use bytes::{Bytes, BytesMut};
 use dbgproxy::wire::{Decoder, Error, Kind, MAX_HEADER, MAX_MESSAGE, Message, Outbox};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 /// The keys of an envelope; every other key at the top level is unknown to us.
@@ -389,6 +392,33 @@ proptest! {
             prop_assert_eq!(message.seq(), index as i64 + 1);
             prop_assert_eq!(message.name(), &samples[index].0.name);
         }
+    }
+
+    #[test]
+    fn parts_of_the_content_are_replaced_and_nothing_else(sample in sample(), answer in number()) {
+        let message = sample.message();
+        let fields: HashMap<String, &RawValue> = message.decode().unwrap_or_default();
+        let mut parts: Vec<(&str, String)> = Vec::new();
+        let mut expected: Value = serde_json::from_str(&sample.original()).unwrap();
+        let content = if sample.kind == Kind::Request { "arguments" } else { "body" };
+        for (index, (key, value)) in fields.iter().enumerate() {
+            let other = json!("}\"".repeat(index % 5));
+            parts.push((value.get(), other.to_string()));
+            expected[content][key] = other;
+        }
+        parts.sort_by_key(|(part, _)| part.as_ptr());
+        let replaced = message.replace(&parts);
+        let text = format!("{replaced:?}");
+        prop_assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+        // What is known of it is what would be read in it.
+        let read = parse(&text).unwrap();
+        prop_assert_eq!((replaced.kind(), replaced.name()), (read.kind(), read.name()));
+        prop_assert_eq!((replaced.seq(), replaced.request_seq()), (read.seq(), read.request_seq()));
+        prop_assert_eq!((replaced.success(), replaced.content()), (read.success(), read.content()));
+        let (mut out, mut other) = (Outbox::default(), Outbox::default());
+        out.answer(&replaced, answer);
+        other.answer(&read, answer);
+        prop_assert_eq!(out.bytes(), other.bytes());
     }
 
     #[test]

@@ -37,8 +37,8 @@ impl View {
         client.send("pause", json!({ "threadId": started }));
         let stopped: Value = client.event("stopped").decode().expect("it has a body");
         let thread = stopped["threadId"].as_i64().expect("it names a thread");
-        // What belongs to the stop has come when this has.
-        client.ask("threads", json!({}));
+        // The process has answered all else when it has answered this.
+        client.ask("stackTrace", json!({ "threadId": thread }));
         View {
             client,
             thread,

@@ -6,9 +6,16 @@
 //! another thing.
 //! This module knows where DAP has ids in a body, and nothing of what requests and events do.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::wire::{Error, Message};
 
 /// The largest id that every client can keep: DAP's ids are 32 bits wide and positive.
 pub const MAX_ID: i64 = i32::MAX as i64;
@@ -109,27 +116,25 @@ enum Native {
 }
 
 impl Native {
-    /// The id that a value is, if it is one: in references, 0 means that there is none.
-    fn of(kind: Kind, value: &Value) -> Option<Native> {
-        match value {
-            Value::Number(number) => {
-                let number = number.as_i64()?;
-                let none = matches!(kind, Kind::Variables | Kind::Source | Kind::Location);
-                (!(none && number <= 0)).then_some(Native::Number(number))
-            }
-            Value::String(text) => Some(Native::Text(text.clone())),
-            _ => None,
+    /// The id that a JSON value is, if it is one: in references, 0 means that there is none.
+    fn of(kind: Kind, value: &str) -> Option<Native> {
+        if value.starts_with('"') {
+            return serde_json::from_str(value).ok().map(Native::Text);
         }
+        let number = value.parse().ok()?;
+        let none = matches!(kind, Kind::Variables | Kind::Source | Kind::Location);
+        (!(none && number <= 0)).then_some(Native::Number(number))
     }
 
     fn is_too_long(&self) -> bool {
         matches!(self, Native::Text(text) if text.len() > MAX_TEXT)
     }
 
-    fn value(&self) -> Value {
+    /// As JSON.
+    fn text(&self) -> String {
         match self {
-            Native::Number(number) => (*number).into(),
-            Native::Text(text) => text.as_str().into(),
+            Native::Number(number) => number.to_string(),
+            Native::Text(text) => Value::from(text.as_str()).to_string(),
         }
     }
 }
@@ -144,20 +149,107 @@ struct Meaning {
     thread: Option<i64>,
 }
 
-/// Whose the ids of a body are.
-#[derive(Clone, Copy)]
-struct Owner {
-    member: Member,
-    thread: Option<i64>,
-    /// The stop that the body tells of is over: its ids are given numbers that mean nothing.
-    is_late: bool,
+/// Whose the ids of a request are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The process.
+    pub member: Member,
+    /// The thread that the answer is about.
+    pub thread: Option<i64>,
 }
 
-/// An id of the view that means nothing, or not what was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stale {
-    /// What is to be told.
-    pub message: String,
+/// What stands in a body where DAP has an id.
+struct Id<'a> {
+    kind: Kind,
+    /// The value, as it stands there.
+    text: &'a str,
+}
+
+/// What stands in a body where DAP has ids, in the order of the text.
+struct Ids<'a>(Vec<Id<'a>>);
+
+impl<'de> Deserialize<'de> for Ids<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut found = Vec::new();
+        let search = Search {
+            parent: "",
+            found: &mut found,
+        };
+        search.deserialize(deserializer)?;
+        Ok(Ids(found))
+    }
+}
+
+/// Looks for ids in a value that stands under `parent`. What is none is passed over without a copy: a tree of values
+/// would cost several times what the search does.
+struct Search<'a, 'de> {
+    parent: &'a str,
+    found: &'a mut Vec<Id<'de>>,
+}
+
+/// A key of an object, which stays where it is, unless it was written with escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> DeserializeSeed<'de> for Search<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Search<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        while let Some(Key(key)) = object.next_key()? {
+            if let Some(kind) = Kind::of(&key, self.parent) {
+                let text = object.next_value::<&RawValue>()?.get();
+                self.found.push(Id { kind, text });
+            } else {
+                object.next_value_seed(Search {
+                    parent: &key,
+                    found: self.found,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let (parent, found) = (self.parent, self.found);
+        while list.next_element_seed(Search { parent, found })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 /// The ids of one view.
@@ -233,123 +325,101 @@ impl Lens {
         id
     }
 
-    /// Renames the ids in a body that comes from a process.
+    /// A message of a process with its ids renamed.
     ///
-    /// `thread` is the thread whose stop the answer is about. Breakpoints keep their ids: they belong to the
+    /// `thread` is the thread whose stop the message is about. Breakpoints keep their ids: they belong to the
     /// view, which has one for all processes. A thread must have been named before.
-    pub fn outward(&mut self, member: Member, thread: Option<i64>, body: &mut Value) {
-        let owner = Owner {
-            member,
-            thread,
-            is_late: false,
-        };
-        self.rename(owner, body, "");
-    }
-
-    /// The same for an answer that comes when the process has run on: what belonged to the stop is dead already.
-    pub fn outward_late(&mut self, member: Member, thread: Option<i64>, body: &mut Value) {
-        let owner = Owner {
-            member,
-            thread,
-            is_late: true,
-        };
-        self.rename(owner, body, "");
-    }
-
-    fn rename(&mut self, owner: Owner, value: &mut Value, parent: &str) {
-        match value {
-            Value::Object(object) => {
-                for (key, value) in object {
-                    match Kind::of(key, parent) {
-                        Some(Kind::Breakpoint) => {}
-                        Some(kind) => {
-                            if let Some(native) = Native::of(kind, value) {
-                                let is_text = matches!(native, Native::Text(_));
-                                let key = (owner.member, kind, native);
-                                let is_nobodys =
-                                    kind == Kind::Thread && !self.names.contains_key(&key);
-                                let id = if is_nobodys || owner.is_late && kind.is_of_a_stop() {
-                                    self.fresh()
-                                } else {
-                                    self.name(owner.member, kind, key.2, owner.thread)
-                                };
-                                *value = if is_text {
-                                    id.to_string().into()
-                                } else {
-                                    id.into()
-                                };
-                            }
-                        }
-                        None => self.rename(owner, value, key),
-                    }
-                }
-            }
-            Value::Array(items) => {
-                for item in items {
-                    self.rename(owner, item, parent);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Renames the ids in the arguments of a request back, and says whose they are, with the thread that their
-    /// answer is about; none if there are no ids in it.
     ///
     /// # Errors
-    /// [`Stale`], if one of them means nothing any more, or they belong to different processes.
-    pub fn inward(&self, arguments: &mut Value) -> Result<Option<(Member, Option<i64>)>, Stale> {
-        let mut owner = None;
-        self.restore(arguments, "", &mut owner)?;
-        Ok(owner)
+    /// Its body cannot be read.
+    pub fn outward(
+        &mut self,
+        member: Member,
+        thread: Option<i64>,
+        message: &Message,
+    ) -> Result<Message, Error> {
+        self.rename(member, thread, false, message)
     }
 
-    fn restore(
-        &self,
-        value: &mut Value,
-        parent: &str,
-        owner: &mut Option<(Member, Option<i64>)>,
-    ) -> Result<(), Stale> {
-        match value {
-            Value::Object(object) => {
-                for (key, value) in object {
-                    let Some(kind) = Kind::of(key, parent) else {
-                        self.restore(value, key, owner)?;
-                        continue;
-                    };
-                    let id = match Native::of(kind, value) {
-                        None => continue,
-                        Some(Native::Number(id)) => Some(id),
-                        Some(Native::Text(text)) => text.parse().ok(),
-                    };
-                    let meaning = id.and_then(|id| self.meanings.get(&id));
-                    let Some(meaning) = meaning.filter(|meaning| meaning.kind == kind) else {
-                        let what = kind.word();
-                        let message =
-                            format!("there is no {what} {value} in this session, or no longer");
-                        return Err(Stale { message });
-                    };
-                    let thread = match (meaning.kind, &meaning.native) {
-                        (Kind::Thread, Native::Number(thread)) => Some(*thread),
-                        _ => meaning.thread,
-                    };
-                    match owner {
-                        Some((member, _)) if *member != meaning.member => {
-                            let message = "the ids belong to different processes".into();
-                            return Err(Stale { message });
-                        }
-                        Some((_, known)) => *known = known.or(thread),
-                        None => *owner = Some((meaning.member, thread)),
-                    }
-                    *value = meaning.native.value();
-                }
-                Ok(())
-            }
-            Value::Array(items) => items
-                .iter_mut()
-                .try_for_each(|item| self.restore(item, parent, owner)),
-            _ => Ok(()),
+    /// The same for an answer that comes when the process has run on: what belonged to the stop is dead already, and
+    /// is given numbers that mean nothing.
+    ///
+    /// # Errors
+    /// Its body cannot be read.
+    pub fn outward_late(
+        &mut self,
+        member: Member,
+        thread: Option<i64>,
+        message: &Message,
+    ) -> Result<Message, Error> {
+        self.rename(member, thread, true, message)
+    }
+
+    fn rename(
+        &mut self,
+        member: Member,
+        thread: Option<i64>,
+        is_late: bool,
+        message: &Message,
+    ) -> Result<Message, Error> {
+        let mut renamed = Vec::new();
+        for Id { kind, text } in message.decode::<Ids>()?.0 {
+            let Some(native) = Native::of(kind, text).filter(|_| kind != Kind::Breakpoint) else {
+                continue;
+            };
+            let is_text = matches!(native, Native::Text(_));
+            let key = (member, kind, native);
+            let is_nobodys = kind == Kind::Thread && !self.names.contains_key(&key);
+            let id = if is_nobodys || is_late && kind.is_of_a_stop() {
+                self.fresh()
+            } else {
+                self.name(member, kind, key.2, thread)
+            };
+            let id = match is_text {
+                true => format!("\"{id}\""),
+                false => id.to_string(),
+            };
+            renamed.push((text, id));
         }
+        Ok(message.replace(&renamed))
+    }
+
+    /// A request with its ids renamed back, and whose they are; nobody's if there are no ids in it.
+    ///
+    /// # Errors
+    /// What is wrong with it: an id means nothing any more, or they belong to different processes.
+    pub fn inward(&self, request: &Message) -> Result<(Message, Option<Owner>), String> {
+        let mut owner: Option<Owner> = None;
+        let mut renamed = Vec::new();
+        let ids: Ids = request.decode().map_err(|error| error.to_string())?;
+        for Id { kind, text } in ids.0 {
+            let id = match Native::of(kind, text) {
+                None => continue,
+                Some(Native::Number(id)) => Some(id),
+                Some(Native::Text(text)) => text.parse().ok(),
+            };
+            let meaning = id.and_then(|id| self.meanings.get(&id));
+            let Some(meaning) = meaning.filter(|meaning| meaning.kind == kind) else {
+                let what = kind.word();
+                return Err(format!(
+                    "there is no {what} {text} in this session, or no longer"
+                ));
+            };
+            let thread = match (meaning.kind, &meaning.native) {
+                (Kind::Thread, Native::Number(thread)) => Some(*thread),
+                _ => meaning.thread,
+            };
+            let known = owner.get_or_insert(Owner {
+                member: meaning.member,
+                thread,
+            });
+            if known.member != meaning.member {
+                return Err("the ids belong to different processes".into());
+            }
+            known.thread = known.thread.or(thread);
+            renamed.push((text, meaning.native.text()));
+        }
+        Ok((request.replace(&renamed), owner))
     }
 
     /// A process runs on, all of it or one thread: what belonged to the stop means nothing any more.
@@ -406,6 +476,19 @@ mod tests {
 
     use super::*;
 
+    /// Renames the ids in a body that comes from a process.
+    fn outward(lens: &mut Lens, member: Member, thread: Option<i64>, body: &mut Value) {
+        let message = lens.outward(member, thread, &Message::event("e", &*body));
+        *body = message.and_then(|message| message.decode()).unwrap();
+    }
+
+    /// Renames the ids of a request back, and says whose they are.
+    fn inward(lens: &Lens, arguments: &mut Value) -> Result<Option<Owner>, String> {
+        let (request, owner) = lens.inward(&Message::request("r", &*arguments))?;
+        *arguments = request.decode().unwrap();
+        Ok(owner)
+    }
+
     /// A stack answer of a process, as the client sees it: the ids of its frames.
     fn frames(lens: &mut Lens, member: Member, thread: i64, natives: &[i64]) -> Vec<i64> {
         let frames: Vec<Value> = natives
@@ -413,7 +496,7 @@ mod tests {
             .map(|id| json!({ "id": id, "name": "f" }))
             .collect();
         let mut body = json!({ "stackFrames": frames });
-        lens.outward(member, Some(thread), &mut body);
+        outward(lens, member, Some(thread), &mut body);
         let frames = body["stackFrames"].as_array().cloned().unwrap_or_default();
         frames
             .iter()
@@ -421,9 +504,9 @@ mod tests {
             .collect()
     }
 
-    fn owner_of_frame(lens: &Lens, id: i64) -> Result<(Member, i64), Stale> {
+    fn owner_of_frame(lens: &Lens, id: i64) -> Result<(Member, i64), String> {
         let mut arguments = json!({ "frameId": id, "expression": "x" });
-        let owner = lens.inward(&mut arguments)?.map(|(member, _)| member);
+        let owner = inward(lens, &mut arguments)?.map(|owner| owner.member);
         Ok((
             owner.unwrap_or_default(),
             arguments["frameId"].as_i64().unwrap_or_default(),
@@ -438,7 +521,7 @@ mod tests {
         assert_eq!(owner_of_frame(&lens, one[0]), Ok((1, 2)));
         assert_eq!(owner_of_frame(&lens, two[1]), Ok((2, 3)));
         let mut both = json!({ "frameId": one[0], "threadId": lens.thread(2, 1) });
-        assert!(lens.inward(&mut both).is_err());
+        assert!(inward(&lens, &mut both).is_err());
     }
 
     #[test]
@@ -453,7 +536,7 @@ mod tests {
             "targets": [{ "id": 6, "label": "f" }],
             "module": { "id": 0 },
         });
-        lens.outward(1, None, &mut body);
+        outward(&mut lens, 1, None, &mut body);
         assert_eq!(body["id"], 5, "an id of nothing that DAP knows");
         assert_eq!(body["variables"][0]["name"], "id");
         assert_eq!(body["source"]["sourceReference"], 0, "no source");
@@ -464,7 +547,13 @@ mod tests {
             "targetId": body["targets"][0]["id"],
             "moduleId": body["module"]["id"],
         });
-        assert_eq!(lens.inward(&mut back), Ok(Some((1, None))));
+        assert_eq!(
+            inward(&lens, &mut back),
+            Ok(Some(Owner {
+                member: 1,
+                thread: None
+            }))
+        );
         assert_eq!(
             back,
             json!({ "variablesReference": 3, "memoryReference": "0x1", "targetId": 6, "moduleId": 0 })
@@ -476,8 +565,9 @@ mod tests {
         let mut lens = Lens::default();
         lens.thread(1, 1);
         let live = frames(&mut lens, 1, 1, &[2]);
-        let mut body = json!({ "stackFrames": [{ "id": 2 }, { "id": 3 }], "threadId": 1 });
-        lens.outward_late(1, Some(1), &mut body);
+        let body = json!({ "stackFrames": [{ "id": 2 }, { "id": 3 }], "threadId": 1 });
+        let late = lens.outward_late(1, Some(1), &Message::event("e", body));
+        let body: Value = late.and_then(|message| message.decode()).unwrap();
         for frame in body["stackFrames"].as_array().expect("it was one") {
             let id = frame["id"].as_i64().expect("it was one");
             assert!(owner_of_frame(&lens, id).is_err());
@@ -500,17 +590,20 @@ mod tests {
         assert_eq!(owner_of_frame(&lens, other[0]), Ok((2, 2)));
         let thread = lens.thread(1, 2);
         assert_eq!(
-            lens.inward(&mut json!({ "threadId": thread })),
-            Ok(Some((1, Some(2))))
+            inward(&lens, &mut json!({ "threadId": thread })),
+            Ok(Some(Owner {
+                member: 1,
+                thread: Some(2)
+            }))
         );
         lens.resumed(1, None);
         let shown = frames(&mut lens, 1, 1, &[7]);
         assert_eq!(owner_of_frame(&lens, shown[0]), Ok((1, 7)));
         // Nor does a thread come of a body, or a text without end.
         let mut body = json!({ "threadId": 99, "memoryReference": "x".repeat(MAX_TEXT + 1) });
-        lens.outward(1, None, &mut body);
+        outward(&mut lens, 1, None, &mut body);
         let before = lens.meanings.len();
-        assert!(lens.inward(&mut body).is_err());
+        assert!(inward(&lens, &mut body).is_err());
         assert_eq!(lens.meanings.len(), before);
         lens.left(1);
         lens.left(2);

@@ -373,6 +373,47 @@ impl Message {
         }
     }
 
+    /// The same message with other text for parts of its `arguments` or `body`.
+    ///
+    /// Each part is a value that was borrowed from [`Message::content`], in the order of the text; what is put in its
+    /// place is JSON. The rest stays as it came.
+    #[must_use]
+    pub fn replace(&self, parts: &[(&str, String)]) -> Message {
+        if parts.is_empty() {
+            return self.clone();
+        }
+        let added: usize = parts.iter().map(|(_, text)| text.len()).sum();
+        let mut bytes = Vec::with_capacity(self.bytes.len() + added);
+        let mut rest = 0;
+        for (part, text) in parts {
+            let at = place(&self.bytes, part);
+            bytes.extend_from_slice(&self.bytes[rest..at.start]);
+            bytes.extend_from_slice(text.as_bytes());
+            rest = at.end;
+        }
+        bytes.extend_from_slice(&self.bytes[rest..]);
+        // What stands behind the content has moved.
+        let (content, old, new) = (&self.content, self.bytes.len(), bytes.len());
+        let now = |at: usize| if at < content.end { at } else { at + new - old };
+        let moved = |at: &Range<usize>| now(at.start)..now(at.end);
+        let renumbered = |number: &Number| Number {
+            at: moved(&number.at),
+            value: number.value,
+        };
+        Message {
+            kind: self.kind,
+            name: match &self.name {
+                Name::At(at) => Name::At(moved(at)),
+                Name::Owned(text) => Name::Owned(text.clone()),
+            },
+            seq: renumbered(&self.seq),
+            request_seq: self.request_seq.as_ref().map(renumbered),
+            success: self.success,
+            content: moved(content),
+            bytes: bytes.into(),
+        }
+    }
+
     /// Writes the JSON text with `seq`, and with `request_seq` if that is given, in place of its own.
     pub(super) fn splice(&self, seq: i64, request_seq: Option<i64>, mut write: impl FnMut(&[u8])) {
         let own = Replacement {

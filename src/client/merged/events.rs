@@ -24,9 +24,8 @@ impl Fleet {
                 out.send(event);
             }
             _ => {
-                if let Ok(mut body) = event.decode::<Value>() {
-                    self.lens.outward(member, None, &mut body);
-                    out.send(&Message::event(event.name(), body));
+                if let Ok(event) = self.lens.outward(member, None, event) {
+                    out.send(&event);
                 }
             }
         }

@@ -168,7 +168,7 @@ impl Fleet {
             id: i64,
             name: String,
         }
-        let Body { threads, modules } = message.decode().unwrap_or_default();
+        let body: Body = message.decode().unwrap_or_default();
         let gathering = self.gathers.get_mut(&gather).map(|gather| &mut gather.what);
         if let Some(What::Done { done, refused }) = gathering {
             *done |= message.success();
@@ -177,7 +177,7 @@ impl Fleet {
         }
         let is_known = self.members.contains_key(&member);
         if let Some(process) = self.members.get_mut(&member) {
-            for Named { id, name } in threads {
+            for Named { id, name } in body.threads {
                 if let Some(thread) = process.thread(id) {
                     thread.name = Some(name);
                 }
@@ -187,12 +187,10 @@ impl Fleet {
             what: What::Modules(all),
             ..
         }) = self.gathers.get_mut(&gather).filter(|_| is_known)
+            && let Ok(renamed) = self.lens.outward(member, None, message)
         {
-            let mut modules = json!({ "modules": modules });
-            self.lens.outward(member, None, &mut modules);
-            if let Some(Value::Array(modules)) = modules.get_mut("modules") {
-                all.append(modules);
-            }
+            let renamed: Body = renamed.decode().unwrap_or_default();
+            all.extend(renamed.modules);
         }
     }
 

@@ -396,13 +396,9 @@ impl Fleet {
 
     /// A request that one process answers.
     fn of_one(&mut self, message: &Message, out: &mut Outbox) -> Result<(), String> {
-        let mut arguments: Value = message.decode().map_err(|error| error.to_string())?;
-        let owner = self
-            .lens
-            .inward(&mut arguments)
-            .map_err(|stale| stale.message)?;
+        let (request, owner) = self.lens.inward(message)?;
         let (member, thread) = match owner {
-            Some(owner) => owner,
+            Some(owner) => (owner.member, owner.thread),
             None if matches!(
                 message.name(),
                 "continue" | "pause" | "next" | "stepIn" | "stepOut" | "stackTrace"
@@ -418,7 +414,6 @@ impl Fleet {
                 None,
             ),
         };
-        let request = Message::request(message.name(), arguments);
         let process = self.members.get_mut(&member);
         let process = process.ok_or("the process has left this session")?;
         let (seq, stop) = (message.seq(), process.stop(thread));
@@ -694,20 +689,19 @@ impl Fleet {
         if command == "continue" {
             return Message::response(0, command, CONTINUED);
         }
-        let Ok(mut body) = message.decode::<Value>() else {
-            return Message::failure(0, command, "the answer of the process cannot be read");
-        };
         let Some(process) = self.members.get(&member) else {
             return Message::failure(0, command, "the process has left this session");
         };
         // Of a thread that runs the stack can be had, but nothing can be asked about its frames.
         let runs = thread.is_some_and(|thread| !process.is_stopped(thread));
-        if runs || process.stop(thread) != stop {
-            self.lens.outward_late(member, thread, &mut body);
+        let answer = if runs || process.stop(thread) != stop {
+            self.lens.outward_late(member, thread, message)
         } else {
-            self.lens.outward(member, thread, &mut body);
-        }
-        Message::response(0, command, body)
+            self.lens.outward(member, thread, message)
+        };
+        answer.unwrap_or_else(|_| {
+            Message::failure(0, command, "the answer of the process cannot be read")
+        })
     }
 }
 

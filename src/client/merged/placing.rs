@@ -70,7 +70,6 @@ impl Fleet {
         message: &Message,
         out: &mut Outbox,
     ) {
-        let mut body: Value = message.decode().unwrap_or_default();
         let Some(process) = self.members.get_mut(&member) else {
             return;
         };
@@ -84,7 +83,10 @@ impl Fleet {
         if set.number != number {
             return;
         }
-        self.lens.outward(member, None, &mut body);
+        let renamed = self.lens.outward(member, None, message);
+        let mut body: Value = renamed
+            .and_then(|message| message.decode())
+            .unwrap_or_default();
         let verdicts = body.get_mut("breakpoints").map(Value::take);
         let Some(Value::Array(verdicts)) = verdicts else {
             return;
@@ -109,10 +111,10 @@ impl Fleet {
 
     /// A process has changed its mind about a breakpoint.
     pub(super) fn on_breakpoint(&mut self, member: Member, event: &Message, out: &mut Outbox) {
-        let Ok(mut body) = event.decode::<Value>() else {
+        let renamed = self.lens.outward(member, None, event);
+        let Ok(mut body) = renamed.and_then(|event| event.decode::<Value>()) else {
             return;
         };
-        self.lens.outward(member, None, &mut body);
         let verdict = body.get_mut("breakpoint").map(Value::take);
         let (Some(Value::Object(verdict)), Some(process)) = (verdict, self.members.get(&member))
         else {
