@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -195,11 +195,7 @@ async fn accept(hub: Arc<Hub>, listener: Listener, room: Arc<Semaphore>) {
         match accepted {
             (place, Ok(stream)) => {
                 let number = hub.next_order();
-                let connection = connection(hub.clone(), stream);
-                let connection = async move {
-                    connection.await;
-                    drop(place);
-                };
+                let connection = connection(hub.clone(), stream, place);
                 hub.tasks
                     .spawn(connection.instrument(tracing::info_span!("connection", number)));
             }
@@ -221,8 +217,14 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// One connection, from its first byte to its last.
-async fn connection(hub: Arc<Hub>, stream: Stream) {
+/// A place among the connections that may be open; the semaphore is never closed.
+type Place = Result<OwnedSemaphorePermit, AcquireError>;
+
+/// One connection, from its first byte to its last; it keeps its place among those that may be open.
+///
+/// What it waits for is boxed, because a task is as large as the largest thing that it can become: an idle session
+/// would occupy what an HTTP connection needs, and what it took to detect that it is one.
+async fn connection(hub: Arc<Hub>, stream: Stream, _place: Place) {
     match admit(&stream) {
         Ok(()) => {}
         // A health check that was quicker than we are.
@@ -235,11 +237,9 @@ async fn connection(hub: Arc<Hub>, stream: Stream) {
         tracing::debug!(%error, "a socket cannot be tuned");
     }
     let detected = tokio::select! {
-        detected = detect(stream) => detected,
+        detected = Box::pin(detect(stream)) => detected,
         () = hub.stop.cancelled() => return,
     };
-    // What is served is boxed, because a task is as large as the largest thing that it can become: an idle
-    // session would occupy what an HTTP connection needs.
     match detected {
         Ok(Detected::Client(link, initialize)) => {
             Box::pin(client::run(hub, link, initialize)).await;

@@ -201,6 +201,8 @@ impl Agent {
     }
 
     fn ask(&mut self, command: &'static str, out: &mut Outbox) {
+        // The last one counts: an agent that never answers collects nothing here.
+        self.asked.retain(|_, asked| *asked != command);
         let seq = out.send(&Message::request(command, json!({})));
         self.asked.insert(seq, command);
     }
