@@ -19,6 +19,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agent::How;
 use crate::breakpoints::store::Store;
 use crate::client::{self, ClientId};
 use crate::config::Config;
@@ -203,17 +204,17 @@ impl Hub {
 
     /// The session whose clients are told of a new one: its nearest ancestor that somebody means to debug.
     pub(crate) fn announcer(&self, session: &session::Handle) -> Option<SessionId> {
-        let (mut parent, mut number) = {
+        let (mut parent, mut order) = {
             let info = session.info();
-            (info.parent?, info.order.number())
+            (info.parent?, info.order.clone())
         };
         while let Some(ancestor) = self.session(parent) {
             let info = ancestor.info();
-            // One that was given up and is back stands behind its own children, which must not lead round.
-            if !info.helper || info.order.number() >= number {
+            // Who says to be the parent of its own parent must not lead round.
+            if !info.helper || !info.order.is_above(&order) {
                 return Some(parent);
             }
-            (parent, number) = (info.parent?, info.order.number());
+            (parent, order) = (info.parent?, info.order.clone());
         }
         Some(parent)
     }
@@ -305,7 +306,9 @@ impl Hub {
 
     /// The session of the process that started another, and its place, as far as pids and PID namespaces tell; that
     /// process may just have ended.
-    pub(crate) fn parent_of(&self, caller: &Caller) -> Option<(SessionId, Order)> {
+    ///
+    /// A process that has come back may be here before its parent: it has no place behind it yet, see [`Hub::adopt`].
+    pub(crate) fn parent_of(&self, caller: &Caller) -> Option<(SessionId, Option<Order>)> {
         let namespace = |identity: &Option<String>| {
             let (namespace, _) = identity.as_deref()?.rsplit_once('/')?.0.rsplit_once('/')?;
             Some(namespace.to_owned())
@@ -315,14 +318,15 @@ impl Hub {
             let theirs = namespace(&info.identity);
             own.is_none() || theirs.is_none() || own == theirs
         };
-        let place = |info: &Info| is_near(info).then(|| (info.id, info.order.clone()));
+        let place = |info: &Info| is_near(info).then(|| (info.id, Some(info.order.clone())));
         if let Some(parent) = caller.parent.filter(|id| caller.session != Some(*id)) {
             // Its agent knows better than pids do.
             let live = self
                 .session(parent)
                 .map(|session| session.info().order.clone());
             let order = live.or_else(|| self.ended_session(parent).map(|info| info.order));
-            return Some((parent, order?));
+            let may_come = caller.how == How::Reconnect;
+            return (order.is_some() || may_come).then_some((parent, order));
         }
         let ppid = caller.ppid?;
         let live = self.of_pid(ppid);
@@ -336,6 +340,30 @@ impl Hub {
                 .take_while(|info| !has_ended_before(info, ORPHAN_WAIT));
             recent.find_map(|info| place(info).filter(|_| info.pid == ppid))
         })
+    }
+
+    /// Puts those behind a session that has come back who were back before it, and have named it as their parent.
+    pub(crate) fn adopt(&self, parent: &session::Handle) {
+        let above = parent.info().order.clone();
+        let sessions = self.sessions();
+        for child in &sessions {
+            let order = {
+                let info = child.info();
+                let is_behind = above.is_above(&info.order) || info.order.is_above(&above);
+                if info.parent != Some(parent.id) || is_behind || info.id == parent.id {
+                    continue;
+                }
+                info.order.clone()
+            };
+            let place = Order::new(Some(&above), order.number());
+            for other in &sessions {
+                let moved = other.info().order.moved(&order, &place);
+                if let Some(moved) = moved {
+                    other.update(|info| info.order = moved);
+                    self.tell(other, Reason::Changed);
+                }
+            }
+        }
     }
 
     /// The live session that a caller belongs to already: the same process on a new connection.

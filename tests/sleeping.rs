@@ -99,6 +99,43 @@ async fn state(daemon: &Daemon) -> Value {
 }
 
 #[tokio::test]
+async fn children_that_are_back_before_their_parents_get_behind_them() {
+    let daemon = Daemon::start().await;
+    let id = |number: i64| format!("8f14e45f-ceea-467f-a0e6-b1c5a1d2e3{number:02}");
+    let back = |number: i64, parent: Value| {
+        json!({
+            "session": id(number), "pid": PID + number, "how": "reconnect", "parent": parent,
+            "identity": format!("boot/1/{}/7", PID + number),
+        })
+    };
+    let mut agents = Vec::new();
+    // A grandchild, a child, somebody else, their ancestor, and another child.
+    for (number, parent) in [
+        (3, json!(id(2))),
+        (2, json!(id(1))),
+        (9, Value::Null),
+        (1, Value::Null),
+        (4, json!(id(1))),
+    ] {
+        agents.push(Agent::start(&daemon, &back(number, parent)).await);
+    }
+    let listed: Vec<(Value, Value)> = all(&daemon)
+        .await
+        .iter()
+        .map(|session| (session["id"].clone(), session["parent"].clone()))
+        .collect();
+    let expected = [
+        (9, None),
+        (1, None),
+        (2, Some(1)),
+        (3, Some(2)),
+        (4, Some(1)),
+    ];
+    let expected = expected.map(|(own, parent)| (json!(id(own)), json!(parent.map(id))));
+    assert_eq!(listed, expected);
+}
+
+#[tokio::test]
 async fn nobody_takes_over_the_session_of_another_process() {
     let daemon = Daemon::start().await;
     let ours = json!({ "identity": "boot/1/5000000/7" });

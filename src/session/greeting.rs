@@ -211,7 +211,7 @@ impl Caller {
             .pointer("/python/version")
             .and_then(Value::as_str);
         let parent = hub.parent_of(self);
-        let above = parent.as_ref().map(|(_, order)| order);
+        let above = parent.as_ref().and_then(|(_, order)| order.as_ref());
         let order = Order::new(above, hub.next_order());
         Info {
             id: Uuid::new_v4(),

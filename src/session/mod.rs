@@ -19,6 +19,7 @@ mod requests;
 mod state;
 mod watchers;
 
+use crate::agent::How;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -547,6 +548,9 @@ impl Session {
         {
             let info = self.handle.info();
             tracing::info!(session = %info.id, pid = info.pid, name = info.name, helper = info.helper, "process connected");
+        }
+        if self.caller.how == How::Reconnect {
+            self.hub.adopt(&self.handle);
         }
         if !self.caller.report.is_helper() {
             for client in in_view {

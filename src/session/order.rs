@@ -1,6 +1,7 @@
 //! The order of sessions: children behind the session that started them, siblings as they came.
 //!
-//! It is fixed when a session opens, so that what is listed again is listed in the same order.
+//! It is fixed when a session opens, so that what is listed again is listed in the same order; only those move who were
+//! back before their parent was, see `Hub::adopt`.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,18 @@ impl Order {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.0.last().copied().unwrap_or_default()
+    }
+
+    /// Where this place is when the one at `from`, or above it, has moved to `to`; none if it is another's.
+    #[must_use]
+    pub fn moved(&self, from: &Order, to: &Order) -> Option<Order> {
+        let below = self.0.strip_prefix(&*from.0)?;
+        let mut moved = to.0.to_vec();
+        for number in below {
+            moved.truncate(MAX_DEPTH - 1);
+            moved.push(*number);
+        }
+        Some(Order(moved.into()))
     }
 
     /// Whether this is the place of an ancestor of the session in that place.
@@ -67,6 +80,16 @@ mod tests {
         assert_eq!(numbers, [1, 3, 5, 8, 6, 2, 4, 7]);
         assert!(orders[0].is_above(&orders[4]) && orders[2].is_above(&orders[4]));
         assert!(!orders[1].is_above(&orders[4]) && !orders[4].is_above(&orders[4]));
+    }
+
+    #[test]
+    fn who_moves_takes_its_children_along() {
+        let orders = family(&[None, Some(0), Some(1), None]);
+        let (from, to) = (&orders[0], Order::new(Some(&orders[3]), 1));
+        let moved: Vec<Option<Order>> = orders.iter().map(|order| order.moved(from, &to)).collect();
+        assert_eq!(moved[0].as_ref(), Some(&to));
+        assert_eq!(moved[2], Some(Order([4, 1, 2, 3].into())));
+        assert_eq!(moved[3], None);
     }
 
     #[test]
