@@ -244,6 +244,20 @@ async fn a_renamed_session_frees_its_number() {
 // Names that come late.
 
 #[tokio::test]
+async fn a_package_is_called_by_its_own_name() {
+    let daemon = Daemon::start().await;
+    let mut bystander = bystander(&daemon).await;
+    for (number, script, name) in [
+        (1, "/srv/shop/__main__.py", "shop"),
+        (2, "__main__.py", "__main__.py"),
+    ] {
+        let pid = 5_000_000 + number;
+        let _process = reporting(&daemon, pid, &json!({ "script": script })).await;
+        called(&mut bystander, &format!("pid={pid}"), &[name]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_late_name_is_told_to_those_who_show_it_and_found_by_selectors() {
     let daemon = Daemon::start().await;
     let mut bystander = bystander(&daemon).await;

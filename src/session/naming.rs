@@ -104,11 +104,16 @@ impl Report {
         })
     }
 
-    /// The file that it runs.
+    /// The file that it runs; of a package that is run with `-m`, the package.
     fn script_name(&self) -> Option<&str> {
         let script = self.script.as_deref();
         let script = script.filter(|script| !matches!(*script, "" | "-c" | "-m"))?;
-        Some(script.rsplit(['/', '\\']).next().unwrap_or(script))
+        let mut parts = script.rsplit(['/', '\\']).filter(|part| !part.is_empty());
+        let last = parts.next().unwrap_or(script);
+        match parts.next() {
+            Some(package) if last == "__main__.py" => Some(package),
+            _ => Some(last),
+        }
     }
 }
 
