@@ -318,9 +318,9 @@ class Agent:
             answered(None)
 
     def is_to_be_named(self):
-        """multiprocessing names its children when they already run, and -m knows its script later."""
+        """multiprocessing and pytest-xdist name their children when they already run, -m knows its script later."""
         return (
-            self.hello["script"] == "-m"
+            self.hello["script"] in ("-m", "-c")
             or sys.argv[1:2] == ["--multiprocessing-fork"]
             or self.forked and self.hello["name"] is None
         )
