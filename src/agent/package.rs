@@ -17,7 +17,7 @@ use crate::owner::current_uid;
 const PACKAGE: &str = "dbgproxy";
 
 /// Every file, by its path below the directory that is put on Python's path.
-pub const FILES: [(&str, &str); 7] = [
+pub const FILES: [(&str, &str); 8] = [
     ("sitecustomize.py", include_str!("python/sitecustomize.py")),
     (
         "dbgproxy/__init__.py",
@@ -31,6 +31,10 @@ pub const FILES: [(&str, &str); 7] = [
     (
         "dbgproxy/_activate.py",
         include_str!("python/dbgproxy/_activate.py"),
+    ),
+    (
+        "dbgproxy/_watchdog.py",
+        include_str!("python/dbgproxy/_watchdog.py"),
     ),
     ("dbgproxy/_guard.py", include_str!("../session/guard.py")),
     (

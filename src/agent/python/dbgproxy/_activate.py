@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from . import _agent
+from . import _agent, _watchdog
 from ._agent import attempt
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -67,6 +67,7 @@ def activate(agent, connected):
     forget_stops(threading)
     run_guard()
     watch_end(pydevd)
+    _watchdog.watch(pydevd, lambda: threads(threading))
     _trace_hook = threading._trace_hook
     _dummies[:] = [thread for thread in threads(threading) if isinstance(thread, threading._DummyThread)]
     if sys.breakpointhook is _breakpoint_hooks[0]:
