@@ -2,6 +2,8 @@
 # Prepares what the tests need besides Rust, below target/: interpreters with debugpy, and a DAP client for node.
 #
 #   target/python/3.11-1.8.22/   a virtual environment of CPython 3.11 with debugpy 1.8.22, and so on
+#   target/python/integrations/  one with the frameworks of tests/integrations.rs
+#   target/python/suites/        packages of others with their tests, which it runs too
 #   target/node/                 @vscode/debugadapter-testsupport
 #   target/python/ready          a copy of this script: everything that it asks for is there
 #
@@ -19,6 +21,12 @@ environments='
 3.11 1.8.22
 3.13 1.8.22 pytest==8.4.2 pytest-xdist==3.8.0
 '
+# What people run their programs with.
+integrations='3.13 debugpy==1.8.22 gunicorn==27.0.1 uvicorn==0.54.0 flask==3.1.3 django==6.1.3 celery==5.7.0'
+# Packages that start processes in their own tests, and what those need; the directory has their sources.
+suites='execnet==2.1.2 plumbum==2.0.2'
+integrations="$integrations $suites pytest==8.4.2 pytest-xdist==3.8.0 pytest-timeout==2.4.0"
+integrations="$integrations pytest-asyncio==1.5.0 pytest-mock==3.17.0 hatchling==1.33.0 hatch-vcs==0.5.0"
 testsupport=1.68.0
 missing=0
 
@@ -44,19 +52,34 @@ sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" 2>/dev/null || con
 
 # The mark is written last, so that a run that was interrupted is made again from the start; it says what else is there.
 environment() {
-    local version=$1 debugpy=$2 more=$3 directory=target/python/$1-$2 python
-    [ -e "$directory/ready" ] && [ "$(cat "$directory/ready")" = "$more" ] && return
+    local directory=target/python/$1 version=$2 packages=$3 python
+    [ -e "$directory/ready" ] && [ "$(cat "$directory/ready")" = "$packages" ] && return
     if ! python=$(interpreter "$version"); then
-        lack "no CPython $version here, passed over: tests with debugpy $debugpy on it do not run"
+        lack "no CPython $version here, passed over: tests with $directory do not run"
         return
     fi
     say "making $directory"
     rm -rf "$directory"
     "$python" -m venv "$directory"
-    # shellcheck disable=SC2086 # $more is words.
-    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: \
-        "debugpy==$debugpy" $more
-    printf '%s' "$more" >"$directory/ready"
+    # shellcheck disable=SC2086 # $packages is words.
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: $packages
+    printf '%s' "$packages" >"$directory/ready"
+}
+
+# pip builds nothing of the sources but their metadata, with what is in the environment.
+suites() {
+    local directory=target/python/suites python=target/python/integrations/bin/python suite
+    [ -e "$directory/ready" ] && [ "$(cat "$directory/ready")" = "$suites" ] && return
+    [ -x "$python" ] || return 0 # It has been said.
+    say "making $directory"
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    for suite in $suites; do
+        "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+            --no-binary "${suite%%=*}" --dest "$directory" "$suite"
+        tar -xzf "$directory/${suite%%=*}-${suite##*=}.tar.gz" -C "$directory"
+    done
+    printf '%s' "$suites" >"$directory/ready"
 }
 
 node_client() {
@@ -89,8 +112,10 @@ mkdir -p target/python
 lock
 while read -r version debugpy more; do
     [ -n "$version" ] || continue
-    environment "$version" "$debugpy" "$more" </dev/null 9>&-
+    environment "$version-$debugpy" "$version" "debugpy==$debugpy${more:+ $more}" </dev/null 9>&-
 done <<<"$environments"
+environment integrations "${integrations%% *}" "${integrations#* }" </dev/null 9>&-
+suites </dev/null 9>&-
 node_client </dev/null 9>&-
 
 # The tests take every environment that they find: those of an earlier list go.

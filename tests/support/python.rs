@@ -55,6 +55,26 @@ impl Python {
         Python::all().last().expect("it is not empty")
     }
 
+    /// The interpreter with the frameworks that people run, or `None` (after saying so) where this machine lacks it.
+    pub fn with_frameworks() -> Option<&'static Python> {
+        static FOUND: OnceLock<Option<Python>> = OnceLock::new();
+        FOUND
+            .get_or_init(|| {
+                prepare();
+                let directory = prepared("python/integrations");
+                if !directory.join("ready").exists() {
+                    eprintln!("no interpreter for the frameworks here: passed over");
+                    return None;
+                }
+                Some(Self {
+                    version: "3.13".into(),
+                    debugpy: "1.8.22".into(),
+                    executable: directory.join("bin/python"),
+                })
+            })
+            .as_ref()
+    }
+
     /// The interpreter in a directory such as `3.11-1.8.22`, if it was made to the end.
     fn at(directory: &Path) -> Option<Self> {
         let (version, debugpy) = directory.file_name()?.to_str()?.split_once('-')?;
@@ -150,6 +170,8 @@ impl Script {
         // pydevd reports real paths, and the temporary directory is a link on some systems.
         let root = directory.path().canonicalize().expect("it exists");
         let path = root.join(name);
+        let parent = path.parent().expect("a file is in a directory");
+        std::fs::create_dir_all(parent).expect("a new directory can be written to");
         std::fs::write(&path, source).expect("a new directory can be written to");
         Self {
             directory,
@@ -188,6 +210,11 @@ pub fn line(source: &str, marker: &str) -> i64 {
         (Some((number, _)), None) => number,
         _ => panic!("the source must have {marker:?} on exactly one line:\n{source}"),
     }
+}
+
+/// The sources of a package with its tests, such as `plumbum-2.0.2`; they are where the frameworks are.
+pub fn suite(name: &str) -> PathBuf {
+    prepared("python/suites").join(name)
 }
 
 /// The directory with the node modules, or `None` (after saying so) where there is no node.
