@@ -107,7 +107,7 @@ impl Report {
     /// The file that it runs; of a package that is run with `-m`, the package.
     fn script_name(&self) -> Option<&str> {
         let script = self.script.as_deref();
-        let script = script.filter(|script| !matches!(*script, "" | "-c" | "-m"))?;
+        let script = script.filter(|script| !matches!(*script, "" | "-" | "-c" | "-m"))?;
         let mut parts = script.rsplit(['/', '\\']).filter(|part| !part.is_empty());
         let last = parts.next().unwrap_or(script);
         match parts.next() {
@@ -253,6 +253,7 @@ mod tests {
             (json!("MainProcess"), "C:\\train.py", json!({}), "train.py"),
             (json!(null), "-c", json!({}), "process 7"),
             (json!(null), "", json!(null), "process 7"),
+            (json!(null), "-", json!({}), "process 7"),
             (
                 json!("SpawnProcess-1"),
                 "train.py",
