@@ -4,6 +4,7 @@
 #   target/python/3.11-1.8.22/   a virtual environment of CPython 3.11 with debugpy 1.8.22, and so on
 #   target/python/integrations/  one with the frameworks of tests/integrations.rs
 #   target/python/suites/        packages of others with their tests, which it runs too
+#   target/matrix/3.8-1.8.21/    the versions of CPython that are not there, for what must work on every one
 #   target/node/                 @vscode/debugadapter-testsupport
 #   target/python/ready          a copy of this script: everything that it asks for is there
 #
@@ -27,6 +28,12 @@ integrations='3.13 debugpy==1.8.22 gunicorn==27.0.1 uvicorn==0.54.0 flask==3.1.3
 suites='execnet==2.1.2 plumbum==2.0.2'
 integrations="$integrations $suites pytest==8.4.2 pytest-xdist==3.8.0 pytest-timeout==2.4.0"
 integrations="$integrations pytest-asyncio==1.5.0 pytest-mock==3.17.0 hatchling==1.33.0 hatch-vcs==0.5.0"
+# The other versions that the agent is for, each with the newest debugpy that it can have.
+matrix='
+3.8  1.8.21
+3.10 1.8.22
+3.12 1.8.22
+'
 testsupport=1.68.0
 missing=0
 
@@ -52,7 +59,7 @@ sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" 2>/dev/null || con
 
 # The mark is written last, so that a run that was interrupted is made again from the start; it says what else is there.
 environment() {
-    local directory=target/python/$1 version=$2 packages=$3 python
+    local directory=$1 version=$2 packages=$3 python
     [ -e "$directory/ready" ] && [ "$(cat "$directory/ready")" = "$packages" ] && return
     if ! python=$(interpreter "$version"); then
         lack "no CPython $version here, passed over: tests with $directory do not run"
@@ -108,21 +115,27 @@ lock() {
     fi
 }
 
+# The tests take every environment that they find: those of an earlier list go.
+environments() {
+    local root=$1 list=$2 version debugpy more directory name
+    mkdir -p "$root"
+    while read -r version debugpy more; do
+        [ -n "$version" ] || continue
+        environment "$root/$version-$debugpy" "$version" "debugpy==$debugpy${more:+ $more}" </dev/null 9>&-
+    done <<<"$list"
+    for directory in "$root"/*-*/; do
+        name=$(basename "$directory")
+        grep -Eq "^${name%-*} +${name#*-}( |$)" <<<"$list" || rm -rf "$directory"
+    done
+}
+
 mkdir -p target/python
 lock
-while read -r version debugpy more; do
-    [ -n "$version" ] || continue
-    environment "$version-$debugpy" "$version" "debugpy==$debugpy${more:+ $more}" </dev/null 9>&-
-done <<<"$environments"
-environment integrations "${integrations%% *}" "${integrations#* }" </dev/null 9>&-
+environments target/python "$environments"
+environments target/matrix "$matrix"
+environment target/python/integrations "${integrations%% *}" "${integrations#* }" </dev/null 9>&-
 suites </dev/null 9>&-
 node_client </dev/null 9>&-
-
-# The tests take every environment that they find: those of an earlier list go.
-for directory in target/python/*-*/; do
-    name=$(basename "$directory")
-    grep -Eq "^${name%-*} +${name#*-}( |$)" <<<"$environments" || rm -rf "$directory"
-done
 
 if [ "$missing" = 0 ]; then
     cp tests/setup.sh target/python/ready.new

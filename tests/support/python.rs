@@ -35,19 +35,39 @@ impl Python {
     pub fn all() -> &'static [Python] {
         static ALL: OnceLock<Vec<Python>> = OnceLock::new();
         ALL.get_or_init(|| {
-            prepare();
-            let directories =
-                std::fs::read_dir(prepared("python")).expect("the set-up has made it");
-            let mut all: Vec<Python> = directories
-                .filter_map(|entry| Python::at(&entry.ok()?.path()))
-                .collect();
+            let all = Python::below("python");
             assert!(
                 !all.is_empty(),
                 "the tests need one CPython that tests/setup.sh knows"
             );
-            all.sort_by_key(|python| (numbers(&python.version), numbers(&python.debugpy)));
             all
         })
+    }
+
+    /// An interpreter of every version that dbgproxy is for, the oldest first, each with its newest debugpy: for what
+    /// depends on each version's own ways. It takes as much longer as there are more of them than of [`Python::all`].
+    pub fn matrix() -> &'static [Python] {
+        static MATRIX: OnceLock<Vec<Python>> = OnceLock::new();
+        MATRIX.get_or_init(|| {
+            let mut newest = BTreeMap::new();
+            for root in ["python", "matrix"] {
+                for python in Python::below(root) {
+                    newest.insert(numbers(&python.version), python);
+                }
+            }
+            newest.into_values().collect()
+        })
+    }
+
+    /// The interpreters that are prepared below a directory, the oldest first.
+    fn below(root: &str) -> Vec<Python> {
+        prepare();
+        let directories = std::fs::read_dir(prepared(root)).expect("the set-up has made it");
+        let mut all: Vec<Python> = directories
+            .filter_map(|entry| Python::at(&entry.ok()?.path()))
+            .collect();
+        all.sort_by_key(|python| (numbers(&python.version), numbers(&python.debugpy)));
+        all
     }
 
     /// The newest prepared interpreter, for a test that needs one Python and no particular one.
