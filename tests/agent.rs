@@ -97,6 +97,141 @@ async fn sleep_wake_and_sleep_again(python: &'static Python) {
     assert_eq!(ended.stderr, "");
 }
 
+/// A main thread that calls nothing and never waits, and has run for a while when it says so.
+const SPIN: &str = "\
+running = True
+def spin():
+    n = 0
+    while running:
+        n += 1  # SPIN
+        if n == 1000000:
+            print('spins')
+    print('end')
+spin()
+";
+
+#[tokio::test]
+async fn a_busy_main_thread_stops_at_what_is_set_later() {
+    for python in Python::matrix() {
+        eprintln!("{python}");
+        let daemon = Daemon::start().await;
+        let script = Script::new("spin.py", SPIN);
+        let line = script.line("# SPIN");
+        let mut program = start(python, &daemon, &script, &[]).await;
+        program.printed("spins").await;
+        // Once with what is set before pydevd comes, and once with what is set when it is there.
+        let mut client = Client::start(&daemon)
+            .arguments(&process_view(program.pid()))
+            .breakpoints(script.path(), &[line])
+            .attached()
+            .await;
+        let stopped = client.stopped_at(line).await;
+        client.set_breakpoints(script.path(), &[]).await;
+        client.continue_(stopped.thread).await;
+        let set = json!({ "line": line });
+        client.set_breakpoints(script.path(), &[set]).await;
+        let stopped = client.stopped_at(line).await;
+        let stack = client.stack(stopped.thread).await;
+        assert_eq!(client.evaluate("n > 1000000", &stack[0]).await, "True");
+        let end = "globals().update(running=False)";
+        client.evaluate(end, &stack[0]).await;
+        client.continue_(stopped.thread).await;
+        client.event("terminated").await;
+        let ended = program.wait().await;
+        let seen = (ended.code, &*ended.stdout, &*ended.stderr);
+        assert_eq!(seen, (0, "spins\nend\n", ""), "{python}");
+        client.disconnect().await;
+    }
+}
+
+/// A coroutine of each kind, and a generator, that are suspended until there is something to read.
+const SUSPENDED: &str = "\
+import asyncio
+
+def generator():
+    yield 1
+    yield 2  # GENERATOR
+
+async def asynchronous_generator():
+    yield 1
+    yield 2  # ASYNCHRONOUS
+
+async def inner(event):
+    await event.wait()
+    return 2  # INNER
+
+async def outer(event):
+    return await inner(event)
+
+async def main():
+    event, first, second = asyncio.Event(), generator(), asynchronous_generator()
+    next(first)
+    await second.__anext__()
+    task = asyncio.ensure_future(outer(event))
+    asyncio.get_running_loop().add_reader(0, event.set)
+    await asyncio.sleep(0)
+    print('ready')
+    await event.wait()
+    asyncio.get_running_loop().remove_reader(0)  # MAIN
+    print(await task, next(first), await second.__anext__())
+
+asyncio.run(main())
+";
+
+#[tokio::test]
+async fn what_is_suspended_stops_at_what_is_set_meanwhile() {
+    let mut all = tokio::task::JoinSet::new();
+    for python in Python::matrix() {
+        for is_awake in [false, true] {
+            all.spawn(suspended(python, is_awake));
+        }
+    }
+    while let Some(done) = all.join_next().await {
+        done.expect("each passes");
+    }
+}
+
+/// Waits until pydevd is in all threads of a process that has been running: it is configured a moment before.
+async fn settled(client: &mut Client) {
+    let agent = "__import__('sys').modules['dbgproxy._agent'].agent";
+    let expression = format!("{agent}.busy.acquire(True, 20) and {agent}.busy.release()");
+    let arguments = json!({ "expression": expression, "context": "repl" });
+    client.request("evaluate", arguments).await;
+}
+
+/// Sets breakpoints where pydevd is in the process already, or comes only then.
+async fn suspended(python: &'static Python, is_awake: bool) {
+    let daemon = Daemon::start().await;
+    let script = Script::new("suspended.py", SUSPENDED);
+    // In the order in which they are passed: the task has waited first.
+    let markers = ["# INNER", "# MAIN", "# GENERATOR", "# ASYNCHRONOUS"];
+    let lines = markers.map(|marker| script.line(marker));
+    let mut program = start(python, &daemon, &script, &[]).await;
+    program.printed("ready").await;
+    let client = Client::start(&daemon)
+        .named(&format!("{python}, awake: {is_awake}"))
+        .arguments(&process_view(program.pid()));
+    let mut client = if is_awake {
+        let mut client = client.attached().await;
+        let breakpoints = lines.map(|line| json!({ "line": line }));
+        client.set_breakpoints(script.path(), &breakpoints).await;
+        client
+    } else {
+        client.breakpoints(script.path(), &lines).attached().await
+    };
+    settled(&mut client).await;
+    program.tell("").await;
+    for line in lines {
+        let stopped = client.stopped_at(line).await;
+        client.continue_(stopped.thread).await;
+    }
+    client.event("terminated").await;
+    let ended = program.wait().await;
+    let seen = (ended.code, &*ended.stdout, &*ended.stderr);
+    assert_eq!(seen, (0, "ready\n2 2 2\n", ""), "{python}");
+    client.disconnect().await;
+}
+
 #[tokio::test]
 async fn sessions_are_back_after_the_daemon_was_killed() {
     let port = support::own_port();
