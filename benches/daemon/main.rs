@@ -4,6 +4,7 @@
 //! the words. Rounds of the daemon and of what it is compared with take turns, so that what else the machine
 //! does meets both, and medians are compared. The goals are those of the design.
 
+mod agents;
 mod children;
 mod crowds;
 mod peers;
@@ -30,7 +31,7 @@ impl Effort {
 
 type Measure = fn(Effort);
 
-const MEASURES: [(&str, Measure); 9] = [
+const MEASURES: [(&str, Measure); 10] = [
     ("idle", crowds::idle),
     ("round-trip", traffic::round_trip),
     ("storm", traffic::storm),
@@ -40,6 +41,7 @@ const MEASURES: [(&str, Measure); 9] = [
     ("crowd", crowds::crowd),
     ("sleepers", crowds::sleepers),
     ("step", step::step),
+    ("asleep", agents::asleep),
 ];
 
 fn main() {
