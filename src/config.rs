@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub on_last_detach: OnLastDetach,
     /// The file that keeps the daemon's own breakpoints over restarts, if they are kept.
     pub state: Option<PathBuf>,
+    /// How it is watched what is wrong.
+    pub monitoring: Monitoring,
 }
 
 impl Default for Config {
@@ -33,7 +36,63 @@ impl Default for Config {
             wait_for_ide: false,
             on_last_detach: OnLastDetach::default(),
             state: None,
+            monitoring: Monitoring::default(),
         }
+    }
+}
+
+/// How it is watched what is wrong, and from when on something is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monitoring {
+    /// How often processes say how they stand, and how often it is looked; never, if it is none.
+    pub interval: Option<Duration>,
+    /// How long a lock may be held.
+    pub lock_held: Duration,
+    /// How long a task may run.
+    pub task_long: Duration,
+    /// How long an event loop may be blocked.
+    pub loop_blocked: Duration,
+    /// How long a process may wait for an IDE.
+    pub session_waiting: Duration,
+}
+
+impl Default for Monitoring {
+    fn default() -> Self {
+        Self {
+            interval: Some(Duration::from_secs(1)),
+            lock_held: Duration::from_secs(30),
+            task_long: Duration::from_secs(10),
+            loop_blocked: Duration::from_millis(100),
+            session_waiting: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A number of seconds, as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Seconds(pub Duration);
+
+/// The most seconds that a setting can be: a day.
+const MAX_SECONDS: f64 = 86_400.0;
+
+impl TryFrom<f64> for Seconds {
+    type Error = String;
+
+    fn try_from(seconds: f64) -> Result<Self, String> {
+        let duration = Duration::try_from_secs_f64(seconds).ok();
+        let duration = duration.filter(|_| seconds <= MAX_SECONDS);
+        let wrong = || format!("expected a number of seconds from 0 to {MAX_SECONDS}");
+        duration.map(Seconds).ok_or_else(wrong)
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // What is no number is out of range, too.
+        Seconds::try_from(text.parse().unwrap_or(f64::NAN))
     }
 }
 

@@ -5,10 +5,10 @@
 
 mod names;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -23,6 +23,8 @@ use crate::agent::How;
 use crate::breakpoints::store::Store;
 use crate::client::{self, ClientId};
 use crate::config::Config;
+use crate::monitor::{self, Alert, Who};
+use crate::selector::Selector;
 use names::Names;
 
 use crate::session::{self, Caller, Info, Order, SessionId};
@@ -64,6 +66,7 @@ pub struct Hub {
     history: Mutex<VecDeque<Info>>,
     last_order: AtomicU64,
     news: broadcast::Sender<News>,
+    monitor: OnceLock<monitor::Handle>,
 }
 
 /// Something about a session that others may want to know: the event `dbgproxy/session`.
@@ -110,7 +113,68 @@ impl Hub {
             history: Mutex::new(VecDeque::new()),
             last_order: AtomicU64::new(0),
             news: broadcast::Sender::new(NEWS),
+            monitor: OnceLock::new(),
         }
+    }
+
+    /// The monitor, if there is one.
+    #[must_use]
+    pub fn monitor(&self) -> Option<&monitor::Handle> {
+        self.monitor.get()
+    }
+
+    /// There is a monitor now; false if there was one.
+    pub(crate) fn set_monitor(&self, monitor: monitor::Handle) -> bool {
+        self.monitor.set(monitor).is_ok()
+    }
+
+    /// Tells a finding to those who follow them, and to the clients that have its processes in view.
+    pub(crate) fn alert(&self, alert: &Alert) {
+        monitor::log(alert);
+        if let Some(monitor) = self.monitor() {
+            monitor.publish(alert);
+        }
+        let known = |id: &SessionId| {
+            let live = self.session(*id).map(|session| session.info().clone());
+            live.or_else(|| self.ended_session(*id))
+        };
+        let concerned: Vec<Info> = alert.finding.sessions.iter().filter_map(known).collect();
+        // The root of a tree leaves to its child sessions what they show.
+        let shown: HashSet<SessionId> = concerned
+            .iter()
+            .map(|info| info.id)
+            .filter(|id| {
+                self.clients
+                    .iter()
+                    .any(|client| client.is_child_session_of(*id))
+            })
+            .collect();
+        for client in &self.clients {
+            client.tell_alert(alert, &concerned, &shown);
+        }
+    }
+
+    /// Who a process is, or was, as long as it is remembered.
+    pub(crate) fn who(&self, session: SessionId) -> Option<Who> {
+        let who = |info: &Info| Who {
+            pid: info.pid,
+            name: info.name.clone(),
+        };
+        let live = self.session(session).map(|session| who(&session.info()));
+        live.or_else(|| self.ended_session(session).as_ref().map(who))
+    }
+
+    /// What is known of the sessions that are meant, the ended ones first.
+    pub(crate) fn infos(&self, selector: &Selector) -> Vec<Info> {
+        // Some may end meanwhile: the history first, so that none is in neither.
+        let ended = self.ended();
+        let known: HashSet<SessionId> = ended.iter().map(|info| info.id).collect();
+        let live = self.sessions();
+        let live = live.iter().map(|session| session.info().clone());
+        let live = live.filter(|info| !known.contains(&info.id));
+        let all = ended.into_iter().chain(live);
+        all.filter(|info| selector.matches(&info.subject()))
+            .collect()
     }
 
     /// The news of sessions from now on.

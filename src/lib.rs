@@ -30,6 +30,7 @@
 //! | [`mailbox`] | a client's bounded inbox, and when it lags | what mail says |
 //! | [`hub`] | the directory: who is there, who was, who has whom in view | sockets |
 //! | [`control`] | the verbs: the daemon's own operations | connections |
+//! | [`monitor`] | what is wrong with locks, tasks and sessions, and since when | connections |
 //! | [`stacks`] | the stacks of many processes as one | how processes are asked |
 //! | [`compare`] | which of many answers is the odd one out | who answered |
 //! | [`text`] | what the verbs answer, as people read it | where it is shown |
@@ -68,6 +69,7 @@ pub mod http;
 pub mod hub;
 pub mod link;
 pub mod mailbox;
+pub mod monitor;
 pub mod owner;
 pub mod pump;
 pub mod selector;

@@ -1,6 +1,6 @@
 //! The server: it listens, finds out who is calling, and gives each connection its task.
 //!
-//! The tasks of the process are: one that accepts for each address; one for each connection (detection, then a
+//! The tasks of the process are: one that accepts for each address; the monitor; one for each connection (detection, then a
 //! session's, a client's or an HTTP connection's), which ends with its socket or with the daemon; and short ones
 //! for verbs and injections, which have a time limit.
 
@@ -29,7 +29,7 @@ use crate::owner::{current_uid, owner};
 use crate::pump::last_flush;
 use crate::session::{self, Caller, Mail};
 use crate::wire::Message;
-use crate::{agent, client, http};
+use crate::{agent, client, http, monitor};
 
 /// The most connections at a time; further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 32 * 1024;
@@ -150,6 +150,7 @@ pub async fn run(
 /// # Errors
 /// None yet: a connection's failure is its own.
 pub async fn run_for(hub: Arc<Hub>, listeners: Listeners) -> anyhow::Result<()> {
+    monitor::start(&hub);
     let room = Arc::new(Semaphore::new(connections()));
     for listener in listeners.0 {
         hub.tasks.spawn(accept(hub.clone(), listener, room.clone()));

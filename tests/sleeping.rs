@@ -4,78 +4,9 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::wait::within;
-use support::wire::{Frames, frame};
+use support::agent::{Agent, ID, PID, hello, server};
+use support::wire::frame;
 use support::{Answer, Client, Daemon, DebugServer};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-
-const ID: &str = "8f14e45f-ceea-467f-a0e6-b1c5a1d2e3f4";
-const PID: i64 = 5_000_000;
-
-/// An agent without a process.
-struct Agent {
-    frames: Frames<OwnedReadHalf>,
-    write: OwnedWriteHalf,
-}
-
-fn hello(role: &str, more: &Value) -> Value {
-    let mut arguments =
-        json!({ "role": role, "session": ID, "pid": PID, "how": "start", "script": "/srv/a.py" });
-    for (name, value) in more.as_object().expect("an object") {
-        arguments[name] = value.clone();
-    }
-    json!({ "seq": 1, "type": "request", "command": "dbgproxy/hello", "arguments": arguments })
-}
-
-impl Agent {
-    /// Says hello, and gives what it is answered.
-    async fn start(daemon: &Daemon, more: &Value) -> (Agent, Value) {
-        let stream = within("a connection", TcpStream::connect(daemon.address)).await;
-        let (read, write) = stream.expect("the daemon accepts connections").into_split();
-        let frames = Frames::new(read);
-        let mut agent = Agent { frames, write };
-        agent.say(&hello("agent", more)).await;
-        let mut welcome = agent.next().await;
-        (agent, welcome["body"].take())
-    }
-
-    async fn say(&mut self, message: &Value) {
-        let said = self.write.write_all(&frame(&message.to_string())).await;
-        said.expect("the daemon reads");
-    }
-
-    async fn next(&mut self) -> Value {
-        let text = within("a word of the daemon", self.frames.next()).await;
-        let text = text.expect("it can be read").expect("it is there");
-        serde_json::from_str(&text).expect("it is JSON")
-    }
-
-    /// Waits for a request.
-    async fn asked(&mut self, command: &str) -> Value {
-        let request = self.next().await;
-        assert_eq!(request["command"], command, "{request}");
-        request
-    }
-
-    /// Answers a request with a failure.
-    async fn refuse(&mut self, request: &Value, why: &str) {
-        let answer = json!({
-            "seq": 2, "type": "response", "request_seq": request["seq"], "success": false,
-            "command": request["command"], "message": why,
-        });
-        self.say(&answer).await;
-    }
-}
-
-/// The debug server that the agent announces.
-async fn server(daemon: &Daemon, more: &Value) -> DebugServer {
-    DebugServer::new(more["pid"].as_i64().unwrap_or(PID))
-        .preamble(&frame(&hello("debugServer", more).to_string()))
-        .connect(daemon)
-        .await
-}
 
 /// A client that carries out verbs and is in the way of nothing.
 async fn bystander(daemon: &Daemon) -> Client {
@@ -281,8 +212,7 @@ async fn an_agent_whose_session_has_ended_may_try_again() {
         &json!({ "exitCode": 0, "pydevdReason": "processReplaced" }),
     );
     server.close();
-    let end = within("the end", agent.frames.next()).await;
-    assert!(matches!(end, Ok(None)), "{end:?}");
+    agent.ended().await;
     assert_eq!(state(&daemon).await, "ended");
 }
 
@@ -296,7 +226,10 @@ async fn a_program_in_the_place_of_another_sleeps_at_once() {
     let _former = server(&daemon, &json!({})).await;
     bystander.response(threads).await;
     let (mut agent, welcome) = Agent::start(&daemon, &json!({ "how": "exec" })).await;
-    assert_eq!(welcome, json!({ "session": ID, "activate": false }));
+    assert_eq!(
+        welcome,
+        json!({ "session": ID, "activate": false, "monitor": 1.0 })
+    );
     let threads = bystander.send("dbgproxy/threads", json!({})).await;
     agent.asked("dbgproxy/activate").await;
     let _server = server(&daemon, &json!({})).await;

@@ -29,6 +29,9 @@ pub const INBOX: usize = 16 + UNDER_WAY;
 /// The most requests of one agent that are under way; further ones are refused.
 pub const UNDER_WAY: usize = 32;
 
+/// The most samples of one agent that are taken at a time; further ones are left out and counted.
+pub const BURST: u32 = 8;
+
 /// What a process says first: who it is.
 #[derive(Debug, Deserialize)]
 pub struct Hello {
@@ -155,6 +158,8 @@ struct Agent {
     asking: Asking,
     /// How many of its requests are under way.
     under_way: usize,
+    /// When it may say again how its process stands, and how often since the last time it has come too soon.
+    sampled: (Option<Instant>, u64),
     /// Keeps the inbox open, and is where answers go.
     handle: Handle,
 }
@@ -180,6 +185,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, seq: i64, caller: Caller)
         asked: HashMap::new(),
         finished: false,
         under_way: 0,
+        sampled: (None, 0),
         handle,
     };
     let end = pump(&mut agent, &mut link, &mut inbox, &hub.stop).await;
@@ -188,6 +194,9 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, seq: i64, caller: Caller)
     }
     tracing::debug!(?end, "the agent's connection ended");
     goodbye.send(session::Mail::FromAgent(agent.number, FromAgent::Gone));
+    if let Some(monitor) = hub.monitor().filter(|_| agent.sampled.0.is_some()) {
+        monitor.gone(agent.session.id, agent.number);
+    }
     drop(inbox);
     agent.asking.end().await;
 }
@@ -207,7 +216,31 @@ impl Agent {
         self.asked.insert(seq, command);
     }
 
-    fn on_event(&self, event: &Message) {
+    /// It says how its process stands.
+    fn on_sample(&mut self, event: &Message) {
+        let Some(monitor) = self.asking.hub.monitor() else {
+            return;
+        };
+        let (session, now) = (self.session.id, Instant::now());
+        let (due, too_soon) = &mut self.sampled;
+        // Twice as often as it is to, and some at a time: on a busy machine several may come together.
+        let earliest = now.checked_sub(monitor.interval * BURST / 2);
+        let allowed = (*due).max(earliest).unwrap_or(now);
+        if allowed > now {
+            *too_soon += 1;
+            return;
+        }
+        *due = Some(allowed + monitor.interval / 2);
+        if *too_soon > 0 {
+            monitor.dropped(session, std::mem::take(too_soon));
+        }
+        monitor.sample(session, self.number, event.content().unwrap_or("{}"));
+    }
+
+    fn on_event(&mut self, event: &Message) {
+        if event.name() == "dbgproxy/monitor" {
+            return self.on_sample(event);
+        }
         let body: Value = event.decode().unwrap_or_default();
         match event.name() {
             "dbgproxy/report" => match Report::read(event) {
@@ -311,7 +344,10 @@ impl Peer for Agent {
         match mail {
             Mail::Welcome(session, activate) => {
                 if let Some(seq) = self.hello.take() {
-                    let body = json!({ "session": session, "activate": activate });
+                    let monitor = self.asking.hub.monitor();
+                    let interval = monitor.map(|monitor| monitor.interval.as_secs_f64());
+                    let body =
+                        json!({ "session": session, "activate": activate, "monitor": interval });
                     out.send(&Message::response(seq, "dbgproxy/hello", body));
                 }
             }

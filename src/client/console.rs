@@ -22,6 +22,8 @@ struct Command {
     name: &'static str,
     takes: Takes,
     verb: &'static str,
+    /// Which part of what the verb knows.
+    part: Option<&'static str>,
     help: &'static str,
 }
 
@@ -39,7 +41,7 @@ enum Takes {
 }
 
 /// Every command, in the order of `:help`.
-const COMMANDS: [Command; 17] = {
+const COMMANDS: [Command; 20] = {
     use Takes::{Expression, MaybeSelector, Nothing, Selector};
     const fn command(
         name: &'static str,
@@ -51,8 +53,14 @@ const COMMANDS: [Command; 17] = {
             name,
             takes,
             verb,
+            part: None,
             help,
         }
+    }
+    const fn part(name: &'static str, help: &'static str) -> Command {
+        let part = Some(name);
+        let command = command(name, MaybeSelector, "monitor", help);
+        Command { part, ..command }
     }
     [
         command(
@@ -91,6 +99,9 @@ const COMMANDS: [Command; 17] = {
         ),
         command("step", MaybeSelector, "stepIn", "step into a call"),
         command("out", MaybeSelector, "stepOut", "step out of a function"),
+        part("locks", "who holds which lock, and who waits for it"),
+        part("tasks", "asyncio's tasks, and where they wait"),
+        part("findings", "what is wrong, and since when"),
         command(
             "breakpoints",
             Nothing,
@@ -153,6 +164,9 @@ pub(super) async fn run(
             selector => selector.to_owned(),
         }
         .into();
+    }
+    if let Some(part) = command.part {
+        arguments["part"] = part.into();
     }
     if command.takes == Takes::Expression {
         arguments["expression"] = expression.into();

@@ -1,15 +1,16 @@
 //! What the rest of the daemon has of a client: its mailbox, what it has in view, and whether it comes when told.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::control;
 use crate::mailbox::{Mailbox, Weight};
+use crate::monitor::{self, Alert};
 use crate::selector::Selector;
-use crate::session::{self, SessionId};
+use crate::session::{self, Info, SessionId};
 use crate::wire::Message;
 
 /// Which client: a number that is never used again.
@@ -76,8 +77,10 @@ pub enum Mail {
     Opened(Arc<session::Handle>),
     /// What came of a verb: the response.
     Answer(Message),
-    /// News of a session: the event.
+    /// News that it follows: the event.
     News(Message),
+    /// Something is wrong with a session that it has in view, or no longer: the `output` event.
+    Finding(Message),
     /// A process could not be brought here, for the `attach` of that number.
     NotInjected(i64, String),
 }
@@ -105,7 +108,8 @@ impl Weight for Mail {
         match self {
             Mail::Session(_, FromSession::Event(message) | FromSession::Response(_, message))
             | Mail::Answer(message)
-            | Mail::News(message) => message.size(),
+            | Mail::News(message)
+            | Mail::Finding(message) => message.size(),
             Mail::Session(_, FromSession::Events(events)) => events.iter().map(Message::size).sum(),
             Mail::Session(_, FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
             Mail::Session(_, FromSession::Joined | FromSession::Renamed | FromSession::Ended)
@@ -140,10 +144,50 @@ impl Handle {
         self.mailbox.send(Mail::Opened(session));
     }
 
-    /// Tells it news of a session.
-    pub(super) fn tell_news(&self, body: Value) {
-        let event = Message::event(control::SESSION, body);
+    /// Tells it news that it follows.
+    pub(super) fn tell_news(&self, (name, body): (&str, Value)) {
+        let event = Message::event(name, body);
         self.mailbox.send(Mail::News(event));
+    }
+
+    /// Tells its console that something is wrong with a session that it has in view, or no longer. A client that lags
+    /// misses it, as it misses other output.
+    pub(crate) fn tell_alert(&self, alert: &Alert, concerned: &[Info], shown: &HashSet<SessionId>) {
+        if self.lags() || !concerned.iter().any(|info| self.shows(info, shown)) {
+            return;
+        }
+        let finding = &alert.finding;
+        let (category, before) = match alert.reason {
+            monitor::Reason::Opened => ("important", ""),
+            monitor::Reason::Repeated => ("console", "still: "),
+            monitor::Reason::Ended => ("console", "no longer: "),
+        };
+        let message = &finding.message;
+        let mut body =
+            json!({ "category": category, "output": format!("dbgproxy: {before}{message}\n") });
+        if let Some(site) = finding.sites.first() {
+            body["source"] = json!({ "path": site.file });
+            body["line"] = site.line.into();
+        }
+        self.mailbox
+            .send(Mail::Finding(Message::event("output", body)));
+    }
+
+    /// Whether it is a child session of a tree, and shows this process.
+    pub(crate) fn is_child_session_of(&self, session: SessionId) -> bool {
+        matches!(&*self.view(), View::Process(id, Announces::Nothing) if *id == session)
+    }
+
+    /// Whether a session, maybe an ended one, is among what it shows; `shown` are those that have a child session.
+    fn shows(&self, info: &Info, shown: &HashSet<SessionId>) -> bool {
+        match &*self.view() {
+            View::Nothing | View::Waiting(..) => false,
+            View::Process(id, _) => *id == info.id,
+            View::Tree(_) if shown.contains(&info.id) => false,
+            View::Tree(selector) | View::Merged(selector) => {
+                !info.helper && selector.matches(&info.subject())
+            }
+        }
     }
 
     /// Whether its mailbox is so full that what can be left out should be.

@@ -555,7 +555,7 @@ impl Client {
         });
     }
 
-    /// Follows the news of sessions; a client that lags misses some, and is told how many.
+    /// Follows the news of sessions and the alerts; a client that lags misses some, and is told how many.
     fn subscribe(&mut self) {
         if self.subscription.is_some() {
             // Another one would begin now, and what the first has not told yet would be lost.
@@ -571,7 +571,7 @@ impl Client {
                     next = events.next() => next,
                     () = caught_up(&handle), if missed > 0 => {
                         let missed = Followed::Missed(std::mem::take(&mut missed));
-                        handle.tell_news(missed.body());
+                        handle.tell_news(missed.event());
                         continue;
                     }
                 };
@@ -579,7 +579,7 @@ impl Client {
                 if missed > 0 || handle.lags() {
                     missed += next.count();
                 } else {
-                    handle.tell_news(next.body());
+                    handle.tell_news(next.event());
                 }
             }
         });
@@ -615,6 +615,11 @@ impl Peer for Client {
             }
             Mail::News(event) => {
                 out.send(&event);
+            }
+            Mail::Finding(event) => {
+                if matches!(self.stage, Stage::Configuring | Stage::Live) {
+                    out.send(&event);
+                }
             }
             Mail::NotInjected(seq, why) => {
                 // Unless the process has come all the same.

@@ -32,7 +32,9 @@ pub use run::Run;
 pub use serve::Serve;
 pub use sessions::Sessions;
 pub use setup::Setup;
-pub use verbs::{Asking, Break, BreakAdd, BreakWhat, Eval, Over, OverNamed, Place, Vars, Which};
+pub use verbs::{
+    Asking, Break, BreakAdd, BreakWhat, Eval, Monitor, Over, OverNamed, Part, Place, Vars, Which,
+};
 
 /// One port for debugging Python programs that are many processes, from any number of IDEs
 #[derive(Debug, Parser)]
@@ -62,6 +64,10 @@ pub enum Command {
     Agent(Agent),
     /// List sessions
     Sessions(Sessions),
+    /// Show what is wrong: locks, asyncio tasks and sessions that are stuck, and since when
+    Report(Over),
+    /// Show what the monitor knows: locks, tasks, sessions, the system, findings
+    Monitor(Monitor),
     /// Set, list and remove breakpoints of the daemon's own
     Break(Break),
     /// Pause processes
@@ -114,6 +120,8 @@ pub fn run() -> ExitCode {
         Command::Setup(setup) => setup.run(),
         Command::Agent(agent) => agent.run(),
         Command::Sessions(sessions) => sessions.run(),
+        Command::Report(over) => over.run("report"),
+        Command::Monitor(monitor) => monitor.run(),
         Command::Break(line) => line.run(),
         Command::Pause(over) => over.run("pause"),
         Command::Continue(over) => over.run("continue"),

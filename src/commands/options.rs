@@ -7,14 +7,18 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use crate::config::{Address, Config, OnLastDetach};
+use crate::config::{Address, Config, Monitoring, OnLastDetach, Seconds};
 
 /// The file that is read if none is named and it is there.
 const DEFAULT_FILE: &str = "dbgproxy.toml";
+
+/// How often the monitor looks at most: each look costs every process a sample.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What may be said to the daemon; `None` where nothing was said.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
@@ -90,6 +94,52 @@ pub struct Options {
         hide_env_values = true
     )]
     pub log_file: Option<PathBuf>,
+
+    /// How often to look for locks, tasks and sessions that are stuck, in seconds; 0 is never
+    /// [default: 1]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "DBGPROXY_MONITOR_INTERVAL",
+        hide_env_values = true
+    )]
+    pub monitor_interval: Option<Seconds>,
+
+    /// How long a lock may be held before it is a finding, in seconds [default: 30]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "DBGPROXY_MONITOR_LOCK_HELD",
+        hide_env_values = true
+    )]
+    pub monitor_lock_held: Option<Seconds>,
+
+    /// How long an asyncio task may run before it is a finding, in seconds [default: 10]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "DBGPROXY_MONITOR_TASK_LONG",
+        hide_env_values = true
+    )]
+    pub monitor_task_long: Option<Seconds>,
+
+    /// How long an event loop may be blocked before it is a finding, in seconds [default: 0.1]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "DBGPROXY_MONITOR_LOOP_BLOCKED",
+        hide_env_values = true
+    )]
+    pub monitor_loop_blocked: Option<Seconds>,
+
+    /// How long a process may wait for an IDE before it is a finding, in seconds [default: 10]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "DBGPROXY_MONITOR_SESSION_WAITING",
+        hide_env_values = true
+    )]
+    pub monitor_session_waiting: Option<Seconds>,
 }
 
 /// How a line of the log looks.
@@ -115,6 +165,13 @@ impl Options {
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             log_file: self.log_file.or(other.log_file),
+            monitor_interval: self.monitor_interval.or(other.monitor_interval),
+            monitor_lock_held: self.monitor_lock_held.or(other.monitor_lock_held),
+            monitor_task_long: self.monitor_task_long.or(other.monitor_task_long),
+            monitor_loop_blocked: self.monitor_loop_blocked.or(other.monitor_loop_blocked),
+            monitor_session_waiting: self
+                .monitor_session_waiting
+                .or(other.monitor_session_waiting),
         }
     }
 
@@ -169,6 +226,28 @@ impl Options {
             wait_for_ide: self.wait_for_ide.unwrap_or(default.wait_for_ide),
             on_last_detach: self.on_last_detach.unwrap_or(default.on_last_detach),
             state: self.state.clone(),
+            monitoring: self.monitoring()?,
+        })
+    }
+
+    fn monitoring(&self) -> anyhow::Result<Monitoring> {
+        let default = Monitoring::default();
+        let interval = match self.monitor_interval {
+            None => default.interval,
+            Some(Seconds(Duration::ZERO)) => None,
+            Some(Seconds(interval)) if interval < MIN_INTERVAL => bail!(
+                "`monitor-interval` is at least {} seconds, or 0 for never",
+                MIN_INTERVAL.as_secs_f64()
+            ),
+            Some(Seconds(interval)) => Some(interval),
+        };
+        let or = |set: Option<Seconds>, default| set.map_or(default, |Seconds(set)| set);
+        Ok(Monitoring {
+            interval,
+            lock_held: or(self.monitor_lock_held, default.lock_held),
+            task_long: or(self.monitor_task_long, default.task_long),
+            loop_blocked: or(self.monitor_loop_blocked, default.loop_blocked),
+            session_waiting: or(self.monitor_session_waiting, default.session_waiting),
         })
     }
 }
@@ -204,6 +283,11 @@ mod tests {
             log = "debug"
             log-format = "json"
             log-file = "/tmp/dbgproxy.log"
+            monitor-interval = 2
+            monitor-lock-held = 60
+            monitor-task-long = 5.5
+            monitor-loop-blocked = 0.25
+            monitor-session-waiting = 20
             "#,
         );
         let expected = Options {
@@ -217,6 +301,11 @@ mod tests {
             log: Some("debug".into()),
             log_format: Some(LogFormat::Json),
             log_file: Some("/tmp/dbgproxy.log".into()),
+            monitor_interval: "2".parse().ok(),
+            monitor_lock_held: "60".parse().ok(),
+            monitor_task_long: "5.5".parse().ok(),
+            monitor_loop_blocked: "0.25".parse().ok(),
+            monitor_session_waiting: "20".parse().ok(),
         };
         assert_eq!(options.unwrap(), expected);
         // Whatever an option is, the upper layer wins and the lower one fills in.
@@ -255,6 +344,18 @@ mod tests {
             ),
             ("[serve]\nlisten = []", 1, "serve", "unknown field"),
             ("log = 1\n", 1, "log", "expected a string"),
+            (
+                "monitor-interval = -1",
+                1,
+                "monitor-interval",
+                "from 0 to 86400",
+            ),
+            (
+                "monitor-lock-held = 'x'",
+                1,
+                "monitor-lock-held",
+                "expected f64",
+            ),
             ("log = 'a'\nlog = 'b'", 2, "", "duplicate key"),
             ("log = \n", 1, "", "string"),
         ] {
@@ -285,6 +386,13 @@ mod tests {
     fn defaults_and_refusals() {
         assert_eq!(Options::default().config().unwrap(), Config::default());
         assert!(read("listen = []").unwrap().config().is_err());
+        let never = read("monitor-interval = 0").unwrap().config().unwrap();
+        assert_eq!(never.monitoring.interval, None);
+        let error = read("monitor-interval = 0.001")
+            .unwrap()
+            .config()
+            .unwrap_err();
+        assert!(error.to_string().contains("at least 0.01"), "{error}");
         let error = read("listen = ['0.0.0.0:5678']")
             .unwrap()
             .config()

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::http::Daemon;
@@ -50,6 +51,33 @@ pub struct Vars {
     /// Of which sessions.
     #[command(flatten)]
     pub over: Over,
+}
+
+/// The arguments of `monitor`.
+#[derive(Debug, clap::Args)]
+pub struct Monitor {
+    /// What to show, if not everything
+    pub part: Option<Part>,
+
+    /// Of which sessions.
+    #[command(flatten)]
+    pub over: Over,
+}
+
+/// What the monitor knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Locks: who holds what, and who waits for it
+    Locks,
+    /// asyncio's tasks and event loops
+    Tasks,
+    /// Processes, and the sessions of their own
+    Sessions,
+    /// The host
+    System,
+    /// What is wrong
+    Findings,
 }
 
 /// The arguments of `terminate` and `detach`, for which sessions must be named.
@@ -204,6 +232,13 @@ impl Vars {
         self.over
             .asking
             .run("variables", &arguments, Duration::ZERO)
+    }
+}
+
+impl Monitor {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let arguments = json!({ "part": self.part, "selector": self.over.selector });
+        self.over.asking.run("monitor", &arguments, Duration::ZERO)
     }
 }
 

@@ -1,4 +1,7 @@
-//! What happens to sessions, as events for whoever follows them: DAP clients that subscribed, and HTTP streams.
+//! What happens to sessions, and what the monitor finds, as events for whoever follows them: DAP clients that subscribed,
+//! and HTTP streams.
+
+use std::future;
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
@@ -6,13 +9,19 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::{Hub, News};
+use crate::monitor::Alert;
 
-/// The name of the events, as DAP has it.
+/// The name of the events of sessions, as DAP has it.
 pub const SESSION: &str = "dbgproxy/session";
+
+/// The name of the events of findings.
+pub const ALERT: &str = "dbgproxy/alert";
 
 /// The events from now on.
 pub struct Events {
     news: Receiver<News>,
+    /// None if nothing is monitored.
+    alerts: Option<Receiver<Alert>>,
     stop: CancellationToken,
 }
 
@@ -22,6 +31,7 @@ impl Events {
     pub fn follow(hub: &Hub) -> Events {
         Events {
             news: hub.news(),
+            alerts: hub.monitor().map(|monitor| monitor.alerts()),
             stop: hub.stop.clone(),
         }
     }
@@ -32,23 +42,33 @@ impl Events {
     ///
     /// Nothing is lost.
     pub async fn next(&mut self) -> Option<Followed> {
-        let news = tokio::select! {
-            news = self.news.recv() => news,
+        let alert = async {
+            match &mut self.alerts {
+                Some(alerts) => alerts.recv().await,
+                None => future::pending().await,
+            }
+        };
+        let next = tokio::select! {
+            news = self.news.recv() => news.map(|news| Followed::News(json!(news))),
+            alert = alert => alert.map(|alert| Followed::Alert(json!(alert))),
             () = self.stop.cancelled() => return None,
         };
-        match news {
-            Ok(news) => Some(Followed::News(json!(news))),
+        match next {
+            Ok(next) => Some(next),
             Err(RecvError::Lagged(count)) => Some(Followed::Missed(count)),
             Err(RecvError::Closed) => None,
         }
     }
 }
 
-/// What who follows sessions is told.
+/// What who follows the daemon is told.
 pub enum Followed {
-    /// The body of an event.
+    /// The body of an event of a session.
     News(Value),
-    /// How many events were left out, because they were not read fast enough. The verb `sessions` has what is now.
+    /// The body of an event of a finding.
+    Alert(Value),
+    /// How many events were left out, because they were not read fast enough. The verbs `sessions` and `report` have
+    /// what is now.
     Missed(u64),
 }
 
@@ -57,17 +77,18 @@ impl Followed {
     #[must_use]
     pub fn count(&self) -> u64 {
         match self {
-            Followed::News(_) => 1,
+            Followed::News(_) | Followed::Alert(_) => 1,
             Followed::Missed(count) => *count,
         }
     }
 
-    /// The body of the event [`SESSION`] that says it.
+    /// The name and the body of the event that says it.
     #[must_use]
-    pub fn body(self) -> Value {
+    pub fn event(self) -> (&'static str, Value) {
         match self {
-            Followed::News(body) => body,
-            Followed::Missed(count) => json!({ "reason": "missed", "count": count }),
+            Followed::News(body) => (SESSION, body),
+            Followed::Alert(body) => (ALERT, body),
+            Followed::Missed(count) => (SESSION, json!({ "reason": "missed", "count": count })),
         }
     }
 }

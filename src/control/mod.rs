@@ -9,6 +9,7 @@ mod events;
 mod group;
 mod inspect;
 mod listing;
+mod monitoring;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use crate::hub::Hub;
 use crate::session::SessionId;
 use arguments::Arguments;
-pub use events::{Events, Followed, SESSION};
+pub use events::{ALERT, Events, Followed, SESSION};
 
 /// Why a verb came to nothing.
 #[derive(Debug, Serialize)]
@@ -64,7 +65,7 @@ pub enum Access {
 }
 
 /// Every verb, and what it does.
-const VERBS: [(&str, Access); 20] = [
+const VERBS: [(&str, Access); 22] = [
     ("sessions", Access::Look),
     ("session", Access::Look),
     ("info", Access::Look),
@@ -72,6 +73,8 @@ const VERBS: [(&str, Access); 20] = [
     ("stacks", Access::Look),
     ("variables", Access::Look),
     ("output", Access::Look),
+    ("report", Access::Look),
+    ("monitor", Access::Look),
     ("breakpoints.list", Access::Look),
     ("breakpoints.add", Access::Touch),
     ("breakpoints.remove", Access::Touch),
@@ -140,6 +143,8 @@ pub async fn call(hub: &Hub, verb: &str, arguments: &Value, may: Access) -> Resu
         "stacks" => inspect::stacks(hub, arguments).await,
         "variables" => inspect::variables(hub, arguments).await,
         "output" => inspect::output(hub, arguments).await,
+        "report" => monitoring::report(hub, arguments).await,
+        "monitor" => monitoring::monitor(hub, arguments).await,
         "evaluate" => inspect::evaluate(hub, arguments).await,
         "exit" => listing::exit(hub, arguments),
         "breakpoints.add" => breakpoints::add(hub, arguments).await,

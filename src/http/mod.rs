@@ -27,7 +27,7 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::control::{self, Access, Code, Error, Events, SESSION};
+use crate::control::{self, Access, Code, Error, Events};
 use crate::hub::Hub;
 use crate::pump::LAST_FLUSH;
 
@@ -92,11 +92,11 @@ async fn get_verb(
     }
 }
 
-/// `GET /api/v1/events`: what happens to sessions from now on, as `text/event-stream`.
+/// `GET /api/v1/events`: what happens to sessions and what the monitor finds from now on, as `text/event-stream`.
 async fn events(State(hub): State<Arc<Hub>>) -> Response {
     let events = stream::unfold(Events::follow(&hub), |mut events| async move {
-        let body = events.next().await?.body();
-        let event = Event::default().event(SESSION).data(body.to_string());
+        let (name, body) = events.next().await?.event();
+        let event = Event::default().event(name).data(body.to_string());
         Some((Ok::<_, Infallible>(event), events))
     });
     Sse::new(events)

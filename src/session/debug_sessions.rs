@@ -30,6 +30,12 @@ pub struct DebugSession {
     pub id: String,
     /// What people call it.
     pub name: String,
+    /// What kind of work it is.
+    #[serde(default)]
+    pub r#type: Option<String>,
+    /// For whom it is done.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// How far it is.
     pub status: Status,
     /// Whatever else the program says of it.
@@ -42,12 +48,17 @@ pub struct DebugSession {
     /// When the daemon heard of its end.
     #[serde(skip_deserializing)]
     pub ended: Option<Timestamp>,
+    /// Its process has ended before it did.
+    #[serde(skip)]
+    pub is_cut_off: bool,
 }
 
 /// How far a part of the work is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
+    /// It is there, and has not begun.
+    Created,
     /// It is under way.
     Running,
     /// It has come to its end.
@@ -56,6 +67,25 @@ pub enum Status {
     Failed,
     /// It was called off.
     Cancelled,
+}
+
+impl Status {
+    /// Whether it has not ended.
+    fn is_open(self) -> bool {
+        matches!(self, Status::Created | Status::Running)
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// What has ended it.
@@ -78,14 +108,20 @@ impl Serialize for DebugSessions {
 }
 
 impl DebugSessions {
+    /// All of them, the oldest first.
+    #[must_use]
+    pub fn all(&self) -> &[DebugSession] {
+        &self.0
+    }
+
     /// Takes over what the process says of one.
     pub(crate) fn note(&mut self, mut said: DebugSession) {
         said.bound();
-        said.ended = (said.status != Status::Running).then(Timestamp::now);
+        said.ended = (!said.status.is_open()).then(Timestamp::now);
         let all = Arc::make_mut(&mut self.0);
         match all.iter_mut().find(|known| known.id == said.id) {
             Some(known) => {
-                let has_begun_anew = known.ended.is_some() && said.status == Status::Running;
+                let has_begun_anew = known.ended.is_some() && said.status.is_open();
                 if !has_begun_anew {
                     said.started = known.started;
                 }
@@ -114,6 +150,7 @@ impl DebugSessions {
                     message: CUT_OFF.into(),
                 });
                 known.ended = Some(Timestamp::now());
+                known.is_cut_off = true;
             }
         }
     }
@@ -124,6 +161,9 @@ impl DebugSession {
     fn bound(&mut self) {
         cut(&mut self.id);
         cut(&mut self.name);
+        for text in [&mut self.r#type, &mut self.owner].into_iter().flatten() {
+            cut(text);
+        }
         if let Some(error) = &mut self.error {
             cut(&mut error.message);
             if let Some(kind) = &mut error.r#type {
@@ -139,8 +179,11 @@ impl DebugSession {
         let error = self.error.as_ref();
         let kind = error.and_then(|error| error.r#type.as_ref());
         let metadata = self.metadata.as_ref();
+        let texts = [&self.r#type, &self.owner];
+        let texts = texts.into_iter().flatten().map(String::len);
         self.id.len()
             + self.name.len()
+            + texts.sum::<usize>()
             + error.map_or(0, |error| error.message.len())
             + kind.map_or(0, String::len)
             + metadata.map_or(0, |metadata| metadata.get().len())

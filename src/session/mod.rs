@@ -44,7 +44,7 @@ use crate::wire::{Error, Message, Outbox};
 
 pub use asker::Owner;
 pub(crate) use awaiting::Attended;
-pub use debug_sessions::DebugSessions;
+pub use debug_sessions::{DebugSession, DebugSessions};
 pub(crate) use dormancy::for_agent;
 pub use dormancy::{ACTIVATION_WAIT, LINGER};
 pub(crate) use greeting::meet;
@@ -807,10 +807,10 @@ impl Peer for Session {
 }
 
 #[cfg(test)]
-impl Handle {
-    /// A session without a task, which a test plays itself; the number is its name.
-    pub(crate) fn scripted(number: u32, inbox: mpsc::Sender<Mail>) -> Handle {
-        let info = Info {
+impl Info {
+    /// What is known of a process that is not there; the number is its name.
+    pub(crate) fn example(number: u32) -> Info {
+        Info {
             id: Uuid::from_u128(number.into()),
             pid: number,
             parent: None,
@@ -831,7 +831,15 @@ impl Handle {
             order: Default::default(),
             number: 1,
             identity: None,
-        };
+        }
+    }
+}
+
+#[cfg(test)]
+impl Handle {
+    /// A session without a task, which a test plays itself; the number is its name.
+    pub(crate) fn scripted(number: u32, inbox: mpsc::Sender<Mail>) -> Handle {
+        let info = Info::example(number);
         let (id, info) = (info.id, watch::Sender::new(info));
         Handle { id, inbox, info }
     }

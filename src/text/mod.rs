@@ -3,6 +3,7 @@
 //! Plain text with aligned columns. All that comes from debugged programs is made harmless to a terminal.
 //! This module knows the shapes of the answers, and neither how they came about nor where the text is shown.
 
+mod monitoring;
 mod names;
 mod rows;
 mod sessions;
@@ -40,6 +41,7 @@ pub fn show(verb: &str, answer: &Value) -> String {
         "stacks" => rows().and_then(|rows| stacks::show(answer, &rows)),
         "evaluate" => rows().map(|rows| rows.say(|row| lines(&row["result"]).join("\n"))),
         "variables" => rows().map(|rows| rows.each(variables)),
+        "report" | "monitor" => monitoring::show(answer),
         "output" => rows().map(|rows| rows.each(output)),
         "breakpoints.add" => rows().map(|rows| {
             let breakpoint = breakpoints(std::slice::from_ref(&answer["breakpoint"]));

@@ -115,7 +115,7 @@ impl Row {
 }
 
 /// The time from `text` (RFC 3339) to `now`, in its two largest units.
-fn since(text: &str, now: Timestamp) -> String {
+pub(super) fn since(text: &str, now: Timestamp) -> String {
     let Ok(then) = text.parse::<Timestamp>() else {
         return "?".to_owned();
     };

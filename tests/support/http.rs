@@ -51,6 +51,7 @@ pub struct Events {
     stream: TcpStream,
     text: String,
     came: VecDeque<Value>,
+    alerts: VecDeque<Value>,
 }
 
 impl Events {
@@ -62,6 +63,7 @@ impl Events {
             stream,
             text: String::new(),
             came: VecDeque::new(),
+            alerts: VecDeque::new(),
         };
         while !events.text.contains("\r\n\r\n") {
             assert!(events.read().await, "no head: {}", events.text);
@@ -75,7 +77,17 @@ impl Events {
         events
     }
 
-    /// The data of the next event, which is one of a session; none at the end of the stream.
+    /// The data of the next alert.
+    pub async fn alert(&mut self) -> Value {
+        loop {
+            if let Some(alert) = self.alerts.pop_front() {
+                return alert;
+            }
+            assert!(self.read().await, "no alert before the end");
+        }
+    }
+
+    /// The data of the next event of a session; none at the end of the stream.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(event) = self.came.pop_front() {
@@ -97,11 +109,13 @@ impl Events {
         // The sizes of chunks stand between, on lines of their own.
         while let Some((event, rest)) = self.text.split_once("\n\n") {
             if let Some((_, event)) = event.split_once("event: ") {
-                let data = event
-                    .strip_prefix("dbgproxy/session\ndata: ")
-                    .unwrap_or_else(|| panic!("not an event of a session: {event}"));
+                let (name, data) = event.split_once("\ndata: ").expect("it has data");
                 let data = serde_json::from_str(data).expect("it is JSON");
-                self.came.push_back(data);
+                match name {
+                    "dbgproxy/session" => self.came.push_back(data),
+                    "dbgproxy/alert" => self.alerts.push_back(data),
+                    _ => panic!("an event that there is not: {event}"),
+                }
             }
             self.text = rest.to_owned();
         }

@@ -6,6 +6,7 @@
 //! | [`daemon`] | [`Daemon`]: the binary under test |
 //! | [`client`], [`start`], [`debugging`] | [`Client`]: a conversation with the daemon, every message of which is checked |
 //! | [`debug_server`], [`pydevd`] | [`DebugServer`]: a process to be debugged, without Python |
+//! | [`agent`] | [`agent::Agent`]: a process that sleeps, without Python |
 //! | [`python`], [`program`] | [`Python`], [`Script`], [`Program`]: a process to be debugged, with Python |
 //! | [`tap`] | [`Tap`]: between a process and the daemon, to hear the guard and to ask it |
 //! | [`http`] | the same daemon as scripts and browsers ask it |
@@ -19,6 +20,7 @@
 // Each file in tests/ is a crate of its own that has the whole harness and uses a part of it.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
+pub mod agent;
 pub mod client;
 pub mod daemon;
 pub mod debug_server;

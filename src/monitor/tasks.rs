@@ -1,0 +1,512 @@
+//! The task monitor: asyncio's tasks and loops, and what is wrong with them.
+//!
+//! What it knows of a process is its last sample, and a little of those before: how many tasks there were, which
+//! exceptions nobody has asked for, when a loop was blocked.
+//! It knows nothing of locks.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::findings::{Found, Kind, Site};
+use super::sample::{self, Loop, Sample, Task, Tasks, Unretrieved};
+use super::waits::{Edge, Node, Resource, Waits};
+use super::{Context, Row, seconds, short};
+use crate::session::SessionId;
+
+/// How many exceptions of one process are kept; the oldest is forgotten first.
+const MAX_EXCEPTIONS: usize = 20;
+
+/// How long an exception is a finding.
+const EXCEPTION_KEPT: Duration = Duration::from_secs(60);
+
+/// How long a loop that was blocked is a finding: one that is blocked again and again is one finding.
+const BLOCK_KEPT: Duration = Duration::from_secs(10);
+
+/// How often the number of a process's tasks is written down.
+const GROWTH_STEP: Duration = Duration::from_secs(10);
+
+/// How many such numbers must each be greater than the one before.
+const GROWTH_STEPS: usize = 7;
+
+/// How many tasks there must be more at the end.
+const GROWTH: u64 = 100;
+
+/// What the processes say of their tasks.
+#[derive(Debug, Default)]
+pub struct TaskMonitor {
+    processes: BTreeMap<SessionId, Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    taken: Instant,
+    loops: Vec<Loop>,
+    tasks: Tasks,
+    /// By the loop's thread.
+    blocks: HashMap<u64, Block>,
+    exceptions: VecDeque<Exception>,
+    /// How many tasks there were, and when, the last at the end.
+    counts: VecDeque<(Instant, u64)>,
+    /// Since when a task has waited for another's end.
+    awaits: HashMap<(String, String), Instant>,
+}
+
+/// How a loop was blocked.
+#[derive(Debug)]
+struct Block {
+    /// How often, up to now.
+    count: u64,
+    /// When it last was.
+    last: Instant,
+    since: Instant,
+    /// Where it last was, as far as that is known: the innermost frame first.
+    stack: Vec<sample::Frame>,
+    task: Option<String>,
+    longest: Duration,
+}
+
+#[derive(Debug)]
+struct Exception {
+    what: Unretrieved,
+    first: Instant,
+    last: Instant,
+    count: u64,
+}
+
+/// What is counted over all processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// The event loops.
+    pub loops: u64,
+    /// The tasks there are.
+    pub tasks: u64,
+    /// Those that have been made.
+    pub created: u64,
+    /// Those that have come to their end.
+    pub completed: u64,
+    /// Those that an exception has ended.
+    pub failed: u64,
+    /// Those that were called off.
+    pub cancelled: u64,
+}
+
+impl TaskMonitor {
+    /// A process says what its tasks are: of a sample, the loops and the tasks, which are taken out of it.
+    pub fn note(
+        &mut self,
+        context: &Context<'_>,
+        session: SessionId,
+        taken: Instant,
+        sample: &mut Sample,
+    ) {
+        let loops = std::mem::take(&mut sample.loops);
+        let tasks = sample.tasks.take();
+        if loops.is_empty() && tasks.is_none() && !self.processes.contains_key(&session) {
+            return;
+        }
+        let process = self.processes.entry(session).or_insert_with(|| Process {
+            taken,
+            loops: Vec::new(),
+            tasks: Tasks::default(),
+            blocks: HashMap::new(),
+            exceptions: VecDeque::new(),
+            counts: VecDeque::new(),
+            awaits: HashMap::new(),
+        });
+        let before = std::mem::replace(&mut process.taken, taken);
+        process.loops = loops;
+        process.tasks = tasks.unwrap_or_default();
+        process.note_exceptions();
+        process.note_awaits();
+        // What the debugger has stopped meanwhile says nothing of the program.
+        let stood = context.clocks.stood(session, before.min(taken), taken);
+        if stood.is_zero() && !context.clocks.is_stopped(session) {
+            process.note_blocks(context);
+            process.note_count();
+        }
+    }
+
+    /// A process has ended, or nothing is known of it any more.
+    pub fn forget(&mut self, session: SessionId) {
+        self.processes.remove(&session);
+    }
+
+    /// Whether there is anything to look at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// Which task waits for which other's end.
+    pub fn draw(&self, context: &Context<'_>, waits: &mut Waits) {
+        for (session, process) in &self.processes {
+            if process.awaits.is_empty() {
+                continue;
+            }
+            let tasks: HashMap<&str, &Task> = process
+                .tasks
+                .tasks
+                .iter()
+                .map(|task| (&*task.id, task))
+                .collect();
+            for ((waiter, awaited), since) in &process.awaits {
+                let (Some(waiter), Some(awaited)) = (tasks.get(&**waiter), tasks.get(&**awaited))
+                else {
+                    continue;
+                };
+                let edge = |task: &Task, site: Option<Site>| Edge {
+                    node: Node::Task(*session, task.id.clone()),
+                    who: format!("task {} of {}", task.called(), context.name(*session)),
+                    resource: Resource::End(*session, awaited.id.clone()),
+                    what: format!("the end of task {}", awaited.called()),
+                    site,
+                    since: *since,
+                    seen: process.taken,
+                };
+                waits.wait(edge(waiter, waiter.place()));
+                waits.hold(edge(awaited, None));
+            }
+        }
+    }
+
+    /// What is wrong now.
+    pub fn findings(&mut self, context: &Context<'_>) -> Vec<Found> {
+        let mut found = Vec::new();
+        for (session, process) in &mut self.processes {
+            let now = context.now;
+            process
+                .blocks
+                .retain(|_, block| now.saturating_duration_since(block.last) < BLOCK_KEPT);
+            process
+                .exceptions
+                .retain(|exception| now.saturating_duration_since(exception.last) < EXCEPTION_KEPT);
+            process.blocked(context, *session, &mut found);
+            process.long(context, *session, &mut found);
+            process.unretrieved(context, *session, &mut found);
+            found.extend(process.grows(context, *session));
+        }
+        self.processes.retain(|_, process| !process.is_over());
+        found
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let mut counts = Statistics::default();
+        for Process { loops, tasks, .. } in self.processes.values() {
+            counts.loops += loops.len() as u64;
+            counts.tasks += tasks.total.max(tasks.tasks.len() as u64);
+            counts.created += tasks.created;
+            counts.completed += tasks.completed;
+            counts.failed += tasks.failed;
+            counts.cancelled += tasks.cancelled;
+        }
+        counts
+    }
+
+    /// How many tasks did not fit into the samples of each process.
+    pub(super) fn dropped(&self) -> impl Iterator<Item = (SessionId, u64)> {
+        let processes = self.processes.iter();
+        processes
+            .map(|(session, process)| (*session, process.tasks.dropped))
+            .filter(|(_, dropped)| *dropped > 0)
+    }
+
+    /// The sessions that tasks are known of.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.processes.keys().copied()
+    }
+
+    /// A row for each task, the oldest first.
+    #[must_use]
+    pub fn rows(&self, context: &Context<'_>, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (session, process) in &self.processes {
+            if !is_meant(*session) {
+                continue;
+            }
+            for task in &process.tasks.tasks {
+                let since = sample::since(process.taken, task.age);
+                let age = context.age(*session, process.taken, since);
+                let chain = |frame: &sample::Frame| json!({ "function": frame.0, "file": frame.1, "line": frame.2 });
+                let row = json!({
+                    "id": task.id, "task": task.name, "coroutine": task.coroutine, "state": task.state,
+                    "age": age.as_secs_f64(), "since": context.time_of(since), "stamped": task.stamped,
+                    "site": task.site.as_ref().map(Site::from), "awaits": task.awaits, "where": task.place(),
+                    "chain": task.chain.iter().map(chain).collect::<Vec<_>>(),
+                });
+                rows.push((age, *session, row));
+            }
+        }
+        rows.sort_by(|(one, ..), (other, ..)| other.cmp(one));
+        rows.into_iter()
+            .map(|(_, session, row)| (session, row))
+            .collect()
+    }
+
+    /// A row for each event loop.
+    #[must_use]
+    pub fn loops(&self, context: &Context<'_>, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (session, process) in &self.processes {
+            if !is_meant(*session) {
+                continue;
+            }
+            for one in &process.loops {
+                let blocked = one.blocked.as_ref().map(|blocked| {
+                    let since = sample::since(process.taken, blocked.age);
+                    context.age(*session, process.taken, since).as_secs_f64()
+                });
+                let tasks = &process.tasks;
+                let row = json!({
+                    "thread": one.thread.name, "blocked": blocked, "tasks": one.tasks,
+                    "longestBlock": one.longest_block,
+                    "blocks": process.blocks.get(&one.thread.thread).map_or(0, |block| block.count),
+                    "created": tasks.created, "completed": tasks.completed, "failed": tasks.failed,
+                    "cancelled": tasks.cancelled,
+                });
+                rows.push((*session, row));
+            }
+        }
+        rows
+    }
+}
+
+impl Process {
+    /// Whether it has nothing more to say.
+    fn is_over(&self) -> bool {
+        self.loops.is_empty() && self.tasks.tasks.is_empty() && self.exceptions.is_empty()
+    }
+
+    fn note_exceptions(&mut self) {
+        for what in std::mem::take(&mut self.tasks.unretrieved) {
+            let is_same = |known: &&mut Exception| {
+                (&known.what.message, &known.what.site) == (&what.message, &what.site)
+            };
+            match self.exceptions.iter_mut().find(is_same) {
+                Some(known) => {
+                    known.count += 1;
+                    known.last = self.taken;
+                    known.what = what;
+                }
+                None => self.exceptions.push_back(Exception {
+                    what,
+                    first: self.taken,
+                    last: self.taken,
+                    count: 1,
+                }),
+            }
+        }
+        let excess = self.exceptions.len().saturating_sub(MAX_EXCEPTIONS);
+        self.exceptions.drain(..excess);
+    }
+
+    fn note_awaits(&mut self) {
+        let mut awaits = HashMap::new();
+        for task in &self.tasks.tasks {
+            let Some(awaited) = &task.awaits else {
+                continue;
+            };
+            let key = (task.id.clone(), awaited.clone());
+            let since = self.awaits.get(&key).copied().unwrap_or(self.taken);
+            awaits.insert(key, since);
+        }
+        self.awaits = awaits;
+    }
+
+    fn note_blocks(&mut self, context: &Context<'_>) {
+        let threshold = context.settings.loop_blocked;
+        for one in &self.loops {
+            let (now, longest) = (self.taken, sample::duration(one.longest_block));
+            let current = one.blocked.as_ref();
+            let age = current.map_or(Duration::ZERO, |blocked| sample::duration(blocked.age));
+            let is_blocked = age >= threshold && !age.is_zero();
+            let blocks = if longest >= threshold { one.blocks } else { 0 };
+            if !is_blocked && blocks == 0 {
+                continue;
+            }
+            let block = self
+                .blocks
+                .entry(one.thread.thread)
+                .or_insert_with(|| Block {
+                    count: 0,
+                    last: now,
+                    since: sample::since(now, age.as_secs_f64()),
+                    stack: Vec::new(),
+                    task: None,
+                    longest: Duration::ZERO,
+                });
+            block.count += blocks;
+            block.last = now;
+            block.longest = block
+                .longest
+                .max(age)
+                .max(if blocks > 0 { longest } else { age });
+            if let Some(current) = current.filter(|_| is_blocked) {
+                block.stack.clone_from(&current.stack);
+                block.task.clone_from(&current.task);
+            }
+        }
+    }
+
+    fn blocked(&self, context: &Context<'_>, session: SessionId, found: &mut Vec<Found>) {
+        for one in &self.loops {
+            let Some(block) = self.blocks.get(&one.thread.thread) else {
+                continue;
+            };
+            let name = context.name(session);
+            let by = match block.stack.first() {
+                Some(frame) => {
+                    format!(" by `{}` at {}", frame.0, short(&Site::from(&frame.site())))
+                }
+                None => String::new(),
+            };
+            let is_current = one.blocked.is_some() && block.last == self.taken;
+            let how = match (is_current, block.count) {
+                (true, _) => "has been blocked for",
+                (false, 0 | 1) => "was blocked for",
+                (false, _) => "was blocked again and again, for up to",
+            };
+            let task = block.task.as_ref().and_then(|id| {
+                let task = self.tasks.tasks.iter().find(|task| task.id == *id)?;
+                Some(format!(" in task {}", task.called()))
+            });
+            found.push(Found {
+                kind: Kind::LoopBlocked,
+                key: one.thread.thread.to_string(),
+                sessions: vec![session],
+                message: format!(
+                    "the event loop of {} of {name} {how} {}{by}{}",
+                    one.thread.name,
+                    seconds(block.longest),
+                    task.unwrap_or_default()
+                ),
+                since: block.since,
+                sites: block
+                    .stack
+                    .iter()
+                    .map(|frame| Site::from(&frame.site()))
+                    .collect(),
+                count: block.count.max(1),
+            });
+        }
+    }
+
+    /// Tasks of one coroutine are one finding: a program may have thousands of them.
+    fn long(&self, context: &Context<'_>, session: SessionId, found: &mut Vec<Found>) {
+        let mut groups: BTreeMap<&str, Vec<(Duration, &Task)>> = BTreeMap::new();
+        for task in &self.tasks.tasks {
+            let age = context.age(session, self.taken, sample::since(self.taken, task.age));
+            if age >= context.settings.task_long {
+                groups.entry(&task.coroutine).or_default().push((age, task));
+            }
+        }
+        for (coroutine, group) in groups {
+            let Some((age, oldest)) = group.iter().max_by_key(|(age, _)| *age) else {
+                continue;
+            };
+            let others = match group.len() {
+                1 => String::new(),
+                count => format!(", and {} others of `{coroutine}`", count - 1),
+            };
+            let place = match oldest.place() {
+                Some(place) => format!(", now at {}", short(&place)),
+                None => String::new(),
+            };
+            found.push(Found {
+                kind: Kind::TaskLong,
+                key: coroutine.to_owned(),
+                sessions: vec![session],
+                message: format!(
+                    "task {} (`{coroutine}`) of {} has been running for {}{place}{others}",
+                    oldest.called(),
+                    context.name(session),
+                    seconds(*age)
+                ),
+                since: sample::since(self.taken, oldest.age),
+                sites: oldest
+                    .place()
+                    .into_iter()
+                    .chain(oldest.site.as_ref().map(Site::from))
+                    .collect(),
+                count: group.len() as u64,
+            });
+        }
+    }
+
+    fn unretrieved(&self, context: &Context<'_>, session: SessionId, found: &mut Vec<Found>) {
+        for exception in &self.exceptions {
+            let site = exception.what.site.as_ref().map(Site::from);
+            let place = site.as_ref().map(|site| format!(" at {}", short(site)));
+            found.push(Found {
+                kind: Kind::TaskException,
+                key: format!("{} {site:?}", exception.what.message),
+                sessions: vec![session],
+                message: format!(
+                    "task {} of {} has ended with {}{}, which nobody has asked for",
+                    exception.what.task,
+                    context.name(session),
+                    exception.what.message,
+                    place.unwrap_or_default()
+                ),
+                since: exception.first,
+                sites: site.into_iter().collect(),
+                count: exception.count,
+            });
+        }
+    }
+
+    fn note_count(&mut self) {
+        let is_due =
+            |(last, _): &(Instant, u64)| self.taken.saturating_duration_since(*last) >= GROWTH_STEP;
+        if self.counts.back().is_none_or(is_due) {
+            self.counts.push_back((self.taken, self.tasks.total));
+            let excess = self.counts.len().saturating_sub(GROWTH_STEPS);
+            self.counts.drain(..excess);
+        }
+    }
+
+    fn grows(&self, context: &Context<'_>, session: SessionId) -> Option<Found> {
+        let ((since, first), (_, last)) = (self.counts.front()?, self.counts.back()?);
+        let only_grows = self
+            .counts
+            .iter()
+            .zip(self.counts.iter().skip(1))
+            .all(|(one, next)| one.1 < next.1);
+        if self.counts.len() < GROWTH_STEPS || !only_grows || last - first < GROWTH {
+            return None;
+        }
+        Some(Found {
+            kind: Kind::TaskGrowth,
+            key: String::new(),
+            sessions: vec![session],
+            message: format!(
+                "{} has ever more tasks: {last}, after {first} {} ago",
+                context.name(session),
+                seconds(context.running(session, *since, context.now))
+            ),
+            since: *since,
+            sites: Vec::new(),
+            count: 1,
+        })
+    }
+}
+
+impl Task {
+    /// What people call it.
+    fn called(&self) -> &str {
+        if self.name.is_empty() {
+            &self.id
+        } else {
+            &self.name
+        }
+    }
+
+    /// Where it waits, or else where it was made.
+    fn place(&self) -> Option<Site> {
+        let innermost = self.chain.last().map(|frame| Site::from(&frame.site()));
+        innermost.or_else(|| self.site.as_ref().map(Site::from))
+    }
+}

@@ -1,0 +1,294 @@
+//! What the monitor knows: what is wrong first, then short tables.
+//!
+//! Of each table only the most telling rows are shown; `--json` has them all.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::{lines, printable, table, word};
+
+/// How many rows of a table are shown.
+const MAX_ROWS: usize = 20;
+
+/// How many sites of a finding are named.
+const MAX_SITES: usize = 8;
+
+/// The answer of the verbs `report` and `monitor`; nothing if it is none.
+pub(super) fn show(answer: &Value) -> Option<String> {
+    answer["summary"].as_object()?;
+    let list = |name: &str| answer[name].as_array();
+    let mut text = String::new();
+    if let Some(list) = list("findings") {
+        text += &findings(list, answer["time"].as_str().unwrap_or_default());
+    }
+    let of = |name: &str| answer["summary"]["rows"][name].as_u64().unwrap_or_default();
+    if let Some(rows) = list("locks") {
+        text += &part("Locks", of("locks"), &LOCKS, rows, lock);
+    }
+    if let Some(rows) = list("loops") {
+        text += &part("Event loops", of("loops"), &LOOPS, rows, event_loop);
+    }
+    if let Some(rows) = list("tasks") {
+        text += &part("Tasks", of("tasks"), &TASKS, rows, task);
+    }
+    if let Some(rows) = list("sessions") {
+        text += &part("Sessions", of("sessions"), &SESSIONS, rows, session);
+    }
+    if let Some(system) = answer.get("system") {
+        text += &host(system);
+    }
+    for dropped in answer["summary"]["dropped"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
+        let who: String = word(&dropped["session"]).chars().take(8).collect();
+        let _ = writeln!(text, "left out of {who}: {}", word(&dropped["message"]));
+    }
+    Some(text.trim_start_matches('\n').to_owned())
+}
+
+/// What is wrong: each finding with since when, where and what to do.
+fn findings(list: &[Value], now: &str) -> String {
+    let (open, ended): (Vec<&Value>, Vec<&Value>) =
+        list.iter().partition(|one| one["ended"].is_null());
+    if list.is_empty() {
+        return "Nothing is wrong.\n".to_owned();
+    }
+    let mut text = match open.len() {
+        0 => "Nothing is wrong now.\n".to_owned(),
+        1 => "1 finding:\n".to_owned(),
+        count => format!("{count} findings:\n"),
+    };
+    for one in open.iter().take(MAX_ROWS) {
+        let _ = writeln!(
+            text,
+            "\n! {}: {}",
+            word(&one["kind"]),
+            lines(&one["message"]).join(" ")
+        );
+        let count = match one["count"].as_u64() {
+            Some(count @ 2..) => format!(", {count} times"),
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "  since   {}{count}", time(&one["since"], now));
+        let sites = one["sites"].as_array().map_or(&[][..], Vec::as_slice);
+        for (number, site) in sites.iter().take(MAX_SITES).enumerate() {
+            let head = if number == 0 { "where" } else { "" };
+            let _ = writeln!(text, "  {head:7} {}", place(site));
+        }
+        if one["advice"].is_string() {
+            let _ = writeln!(text, "  advice  {}", word(&one["advice"]));
+        }
+    }
+    text += &more(open.len());
+    if !ended.is_empty() {
+        let row = |one: &&Value| {
+            let message = lines(&one["message"]).join(" ");
+            [time(&one["ended"], now), word(&one["kind"]), message]
+        };
+        let rows: Vec<[String; 3]> = ended.iter().take(MAX_ROWS).map(row).collect();
+        let _ = write!(
+            text,
+            "\nNo longer, since:\n{}{}",
+            indented(&table(&rows)),
+            more(ended.len())
+        );
+    }
+    text
+}
+
+/// A table with a heading, if there is anything in it.
+fn part<const N: usize>(
+    name: &str,
+    count: u64,
+    head: &[&str; N],
+    rows: &[Value],
+    cells: impl Fn(&Value) -> [String; N],
+) -> String {
+    if rows.is_empty() {
+        return format!("\n{name}: none\n");
+    }
+    let mut shown = vec![head.map(str::to_owned)];
+    shown.extend(rows.iter().take(MAX_ROWS).map(cells));
+    let count = usize::try_from(count).unwrap_or(usize::MAX).max(rows.len());
+    format!(
+        "\n{name} ({count}):\n{}{}",
+        indented(&table(&shown)),
+        more(count)
+    )
+}
+
+fn more(count: usize) -> String {
+    match count.saturating_sub(MAX_ROWS) {
+        0 => String::new(),
+        left => format!("  … and {left} more (--json has them)\n"),
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+const LOCKS: [&str; 8] = [
+    "PROCESS", "LOCK", "KIND", "HELD BY", "FOR", "AT", "WAITING", "USED",
+];
+
+fn lock(row: &Value) -> [String; 8] {
+    let holders = row["holders"].as_array().map_or(&[][..], Vec::as_slice);
+    let holder = holders.first().unwrap_or(&Value::Null);
+    let more = match holders.len() {
+        0 | 1 => String::new(),
+        count => format!(" +{}", count - 1),
+    };
+    let waiting = match row["waiterCount"].as_u64() {
+        Some(count @ 1..) => count.to_string(),
+        _ => String::new(),
+    };
+    [
+        process(row),
+        word(&row["lock"]),
+        word(&row["kind"]),
+        actor(holder) + &more,
+        if holders.is_empty() {
+            String::new()
+        } else {
+            duration(&row["held"])
+        },
+        place(&holder["site"]),
+        waiting,
+        word(&row["acquisitions"]),
+    ]
+}
+
+const LOOPS: [&str; 6] = [
+    "PROCESS",
+    "THREAD",
+    "TASKS",
+    "BLOCKED",
+    "LONGEST BLOCK",
+    "FAILED",
+];
+
+fn event_loop(row: &Value) -> [String; 6] {
+    [
+        process(row),
+        word(&row["thread"]),
+        word(&row["tasks"]),
+        duration(&row["blocked"]),
+        duration(&row["longestBlock"]),
+        word(&row["failed"]),
+    ]
+}
+
+const TASKS: [&str; 6] = ["PROCESS", "TASK", "COROUTINE", "STATE", "AGE", "WHERE"];
+
+fn task(row: &Value) -> [String; 6] {
+    [
+        process(row),
+        word(&row["task"]),
+        word(&row["coroutine"]),
+        word(&row["state"]),
+        duration(&row["age"]),
+        place(&row["where"]),
+    ]
+}
+
+const SESSIONS: [&str; 7] = [
+    "PROCESS", "SESSION", "TYPE", "OWNER", "STATUS", "FOR", "ERROR",
+];
+
+fn session(row: &Value) -> [String; 7] {
+    let is_process = row["type"] == "process" && row["debugSession"].is_null();
+    let owner = if is_process {
+        &Value::Null
+    } else {
+        &row["owner"]
+    };
+    let error = match &row["error"]["message"] {
+        Value::Null => &row["exit"],
+        message => message,
+    };
+    [
+        process(row),
+        word(&row["debugSession"]),
+        word(&row["type"]),
+        word(owner),
+        word(&row["status"]),
+        duration(&row["duration"]),
+        word(error),
+    ]
+}
+
+/// The host on one line.
+fn host(system: &Value) -> String {
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
+    let gib = |value: &Value| format!("{:.1} GiB", number(value) / f64::from(1 << 30));
+    let memory = &system["memory"];
+    let mut said = vec![format!(
+        "{} of {} of memory free",
+        gib(&memory["available"]),
+        gib(&memory["total"])
+    )];
+    if let Some(cpu) = system["cpu"].as_f64() {
+        said.push(format!(
+            "{:.0} % of {} processors used",
+            cpu * 100.0,
+            word(&system["cpus"])
+        ));
+    }
+    if let Some(load) = system["load"].as_array() {
+        let load: Vec<String> = load
+            .iter()
+            .map(|load| format!("{:.2}", number(load)))
+            .collect();
+        said.push(format!("load {}", load.join(" ")));
+    }
+    format!("\nHost: {}\n", said.join(", "))
+}
+
+/// What people call the process of a row; a star where its clocks stand.
+fn process(row: &Value) -> String {
+    let star = if row["stopped"] == true { " *" } else { "" };
+    match &row["name"] {
+        Value::Null => word(&row["session"]).chars().take(8).collect(),
+        name => format!("{}{star}", word(name)),
+    }
+}
+
+fn actor(one: &Value) -> String {
+    match &one["task"] {
+        Value::Null => word(&one["thread"]),
+        task => format!("task {}", word(task)),
+    }
+}
+
+fn place(site: &Value) -> String {
+    match site["file"].as_str() {
+        Some(file) => format!("{}:{}", printable(file), word(&site["line"])),
+        None => String::new(),
+    }
+}
+
+/// A number of seconds in few characters.
+fn duration(value: &Value) -> String {
+    match value.as_f64() {
+        None => String::new(),
+        Some(seconds) if seconds < 1.0 => format!("{:.0} ms", seconds * 1000.0),
+        Some(seconds) if seconds < 120.0 => format!("{seconds:.1} s"),
+        Some(seconds) if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
+        Some(seconds) => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+/// A moment, and how long ago it was.
+fn time(value: &Value, now: &str) -> String {
+    let text = value.as_str().unwrap_or_default();
+    let clock = text.get(11..19).unwrap_or(text);
+    format!(
+        "{} ({} ago)",
+        printable(clock),
+        super::sessions::since(text, now.parse().unwrap_or_default())
+    )
+}
