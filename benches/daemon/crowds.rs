@@ -25,7 +25,7 @@ const PID: u32 = 2_000_000;
 const MIB: f64 = (1 << 20) as f64;
 
 /// The part of a processor that a daemon uses, in percent.
-fn load(daemon: &Server) -> f64 {
+pub fn load(daemon: &Server) -> f64 {
     let before = daemon.cpu();
     thread::sleep(WATCH);
     100.0 * (daemon.cpu() - before).as_secs_f64() / WATCH.as_secs_f64()
@@ -55,7 +55,7 @@ pub fn idle(_: Effort) {
     );
 }
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

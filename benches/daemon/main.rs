@@ -7,6 +7,7 @@
 mod agents;
 mod children;
 mod crowds;
+mod monitor;
 mod peers;
 mod roles;
 mod step;
@@ -40,6 +41,7 @@ const MEASURES: [(&str, Measure); 10] = [
     ("merged", views::merged),
     ("crowd", crowds::crowd),
     ("sleepers", crowds::sleepers),
+    ("samples", monitor::monitor),
     ("step", step::step),
     ("asleep", agents::asleep),
 ];
