@@ -4,7 +4,7 @@
 //! finding, and is not told again.
 //! This module knows nothing of locks, tasks and sessions.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,7 +105,7 @@ impl From<&sample::Site> for Site {
 pub struct Found {
     /// What kind of thing.
     pub kind: Kind,
-    /// What it is about, within its first session: the same text the next time is the same finding.
+    /// What it is about: the same text and kind the next time is the same finding.
     pub key: String,
     /// The processes concerned, the one that it is about first.
     pub sessions: Vec<SessionId>,
@@ -175,7 +175,7 @@ fn whole<S: Serializer>(finding: &Arc<Finding>, serializer: S) -> Result<S::Ok, 
 }
 
 /// What a finding is known by.
-type Key = (Kind, Option<SessionId>, String);
+type Key = (Kind, String);
 
 /// The findings there are, and those there were.
 #[derive(Debug, Default)]
@@ -230,12 +230,12 @@ impl Findings {
         let now = context.now;
         let mut alerts = Vec::new();
         let mut count: HashMap<Option<SessionId>, usize> = HashMap::new();
-        for (_, session, _) in self.open.keys() {
-            *count.entry(*session).or_default() += 1;
+        for open in self.open.values() {
+            *count.entry(open.finding.session).or_default() += 1;
         }
         for found in found {
             let session = found.sessions.first().copied();
-            let key = (found.kind, session, found.key.clone());
+            let key = (found.kind, found.key.clone());
             if let Some(open) = self.open.get_mut(&key) {
                 open.renew(found, now);
                 if now.saturating_duration_since(open.told) >= REPETITION {
@@ -329,7 +329,7 @@ impl Findings {
     #[must_use]
     pub fn open_counts(&self) -> HashMap<Kind, usize> {
         let mut counts = HashMap::new();
-        for (kind, _, _) in self.open.keys() {
+        for (kind, _) in self.open.keys() {
             *counts.entry(*kind).or_default() += 1;
         }
         counts
@@ -344,22 +344,12 @@ impl Findings {
     /// Those that concern one of the processes that are meant: the open ones, the gravest first, then those that have
     /// ended, the last first.
     pub fn list(&self, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<&Finding> {
-        // What is about no process in particular is for everybody.
-        let concerns = |finding: &&Finding| {
-            finding.sessions.is_empty() || finding.sessions.iter().any(|session| is_meant(*session))
-        };
+        let concerns =
+            |finding: &&Finding| finding.sessions.iter().any(|session| is_meant(*session));
         let mut open: Vec<&Finding> = self.open.values().map(|open| &open.finding).collect();
         open.sort_by_key(|finding| (finding.kind, finding.since, finding.id));
         let ended = self.ended.iter().rev().map(|(_, open)| &open.finding);
         open.into_iter().chain(ended).filter(concerns).collect()
-    }
-
-    /// The sessions that open findings are about.
-    #[must_use]
-    pub fn sessions(&self) -> HashSet<SessionId> {
-        let open = self.open.values();
-        open.flat_map(|open| open.finding.sessions.iter().copied())
-            .collect()
     }
 }
 
@@ -381,7 +371,7 @@ mod tests {
     fn found(bench: &Bench, session: u128, key: usize) -> Found {
         Found {
             kind: Kind::LockHeld,
-            key: key.to_string(),
+            key: format!("{session} {key}"),
             sessions: vec![Uuid::from_u128(session)],
             message: format!("at {key}"),
             since: bench.now,

@@ -106,7 +106,7 @@ impl LockMonitor {
                 at: context.now,
                 found: Found {
                     kind: Kind::LockLeak,
-                    key: format!("end {}", lock.id),
+                    key: format!("{session} end {}", lock.id),
                     sessions: vec![session],
                     message,
                     since,
@@ -287,7 +287,7 @@ impl Process {
             None if lock.leaked => {
                 return Some(Found {
                     kind: Kind::LockLeak,
-                    key: lock.id.clone(),
+                    key: format!("{session} {}", lock.id),
                     sessions: vec![session],
                     message: format!(
                         "{} of {} was gone before it was let go of",
@@ -347,7 +347,7 @@ impl Process {
         );
         Some(Found {
             kind,
-            key: format!("{} {}", lock.id, holder.actor.thread),
+            key: format!("{session} {} {}", lock.id, holder.actor.thread),
             sessions: vec![session],
             message,
             since,

@@ -106,7 +106,7 @@ impl SessionMonitor {
         };
         let found = Found {
             kind: Kind::SessionOpen,
-            key: String::new(),
+            key: info.id.to_string(),
             sessions: vec![info.id],
             message: format!(
                 "{} ended with {count} of its own still open: {}{more}",
@@ -146,7 +146,7 @@ impl SessionMonitor {
             if waited >= context.settings.session_waiting {
                 found.push(Found {
                     kind: Kind::SessionWaiting,
-                    key: String::new(),
+                    key: session.to_string(),
                     sessions: vec![*session],
                     message: format!(
                         "{} has been waiting for an IDE for {}, before its first line",
@@ -170,9 +170,9 @@ impl SessionMonitor {
                 kind: Kind::SessionFlapping,
                 key: name.clone(),
                 // Each end is another session, and the finding is the same.
-                sessions: Vec::new(),
+                sessions: vec![session],
                 message: format!(
-                    "{name} ends again and again: {} times with an error soon after its start, last with {code} ({session})",
+                    "{name} ends again and again: {} times with an error soon after its start, last with {code}",
                     bad.count
                 ),
                 since: *first,

@@ -375,7 +375,7 @@ impl Process {
             });
             found.push(Found {
                 kind: Kind::LoopBlocked,
-                key: one.thread.thread.to_string(),
+                key: format!("{session} {}", one.thread.thread),
                 sessions: vec![session],
                 message: format!(
                     "the event loop of {} of {name} {how} {}{by}{}",
@@ -417,7 +417,7 @@ impl Process {
             };
             found.push(Found {
                 kind: Kind::TaskLong,
-                key: coroutine.to_owned(),
+                key: format!("{session} {coroutine}"),
                 sessions: vec![session],
                 message: format!(
                     "task {} (`{coroutine}`) of {} has been running for {}{place}{others}",
@@ -442,7 +442,7 @@ impl Process {
             let place = site.as_ref().map(|site| format!(" at {}", short(site)));
             found.push(Found {
                 kind: Kind::TaskException,
-                key: format!("{} {site:?}", exception.what.message),
+                key: format!("{session} {} {site:?}", exception.what.message),
                 sessions: vec![session],
                 message: format!(
                     "task {} of {} has ended with {}{}, which nobody has asked for",
@@ -480,7 +480,7 @@ impl Process {
         }
         Some(Found {
             kind: Kind::TaskGrowth,
-            key: String::new(),
+            key: session.to_string(),
             sessions: vec![session],
             message: format!(
                 "{} has ever more tasks: {last}, after {first} {} ago",
