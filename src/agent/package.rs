@@ -17,7 +17,7 @@ use crate::owner::current_uid;
 const PACKAGE: &str = "dbgproxy";
 
 /// Every file, by its path below the directory that is put on Python's path.
-pub const FILES: [(&str, &str); 8] = [
+pub const FILES: [(&str, &str); 9] = [
     ("sitecustomize.py", include_str!("python/sitecustomize.py")),
     (
         "dbgproxy/__init__.py",
@@ -35,6 +35,10 @@ pub const FILES: [(&str, &str); 8] = [
     (
         "dbgproxy/_watchdog.py",
         include_str!("python/dbgproxy/_watchdog.py"),
+    ),
+    (
+        "dbgproxy/_monitor.py",
+        include_str!("python/dbgproxy/_monitor.py"),
     ),
     ("dbgproxy/_guard.py", include_str!("../session/guard.py")),
     (

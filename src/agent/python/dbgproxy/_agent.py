@@ -48,6 +48,8 @@ LOOK_AGAIN, LOOKS = 0.005, 12
 MESSAGE, HEADER = 16 << 20, 4096
 #: Requests to the daemon that may be without an answer; further ones are not made.
 ASKED = 64
+#: Seconds between two samples of the monitor, whatever the daemon says.
+INTERVAL_LEAST, INTERVAL_MOST = 0.05, 3600.0
 #: Characters of the command line, and of any other text.
 TEXT = 4096
 
@@ -90,7 +92,16 @@ def boot(address=None, main_thread=None):
     atexit.register(_at_exit)
     if main_thread is not None:
         agent.main_thread, agent.patience = main_thread, 0
+    if "locks" in agent.parts:
+        # Before the program makes its first.
+        attempt(_patch)
     agent.begin()
+
+
+def _patch():
+    from . import _monitor
+
+    _monitor.patch()
 
 
 def _is_main_interpreter():
@@ -131,6 +142,10 @@ class Agent:
         self.tickets = []
         self.answered = _thread.allocate_lock()
         self.activate_first = False
+        #: What of the process is monitored, how often if at all, and by what, once there is something to see.
+        self.parts = monitored_parts()
+        self.interval = None
+        self.monitor = None
         #: Seconds that the program waits for that answer. Where somebody waits, or debugs the parent, the daemon is
         #: known to be there, and on a busy machine it may be a while until it has its turn.
         self.patience = CONNECT if "1" in (os.environ.get("DBGPROXY_WAIT"), os.environ.get(AWAKE)) else PATIENCE
@@ -226,18 +241,32 @@ class Agent:
             self.session = answer["session"]
             self._export()
         self.is_trying = False
+        self.monitor = None
+        self.interval = attempt(monitor_interval, answer) if self.parts else None
         api = sys.modules.get(__package__ + "._api")
         if api is not None:
             attempt(api._announce, self, link)
         self.on_answer(answer.get("activate") is True)
         looks = LOOKS
+        look_at = monitor_at = time.monotonic()
         while True:
-            wait = LOOK_AGAIN * 2 ** (LOOKS - looks) if self.unnamed and looks else None
-            message = link.receive(wait)
-            if message is None:
+            now = time.monotonic()
+            if self.unnamed and looks and now >= look_at:
+                if looks < LOOKS:
+                    self.report()
+                look_at = now + LOOK_AGAIN * 2 ** (LOOKS - looks)
                 looks -= 1
-                self.report()
-            elif message.get("type") == "request":
+            if self.interval and now >= monitor_at:
+                # What goes wrong there is tried again, but not at once.
+                wait = attempt(self.watch, link)
+                monitor_at = time.monotonic() + (self.interval if wait is None else wait)
+            waits = [look_at] if self.unnamed and looks else []
+            if self.interval:
+                waits.append(monitor_at)
+            message = link.receive(max(min(waits) - time.monotonic(), 0.0001) if waits else None)
+            if message is None:
+                continue
+            if message.get("type") == "request":
                 self.on_request(link, message)
             elif message.get("type") == "response":
                 link.on_response(message)
@@ -304,6 +333,18 @@ class Agent:
 
     # ---- what the agent tells ---------------------------------------------------------------------------------
 
+    def watch(self, link):
+        """Lets the monitor look, if there is anything to see; gives the seconds until it is to look again."""
+        if self.monitor is None:
+            module = sys.modules.get(__package__ + "._monitor")
+            has_tasks = "tasks" in self.parts and "asyncio.tasks" in sys.modules
+            if not has_tasks and not (module and module.is_used):
+                return self.interval
+            with self.busy:
+                from . import _monitor
+            self.monitor = _monitor.Monitor(self.parts, self.interval)
+        return self.monitor.turn(lambda body: attempt(link.event, "dbgproxy/monitor", Encoded(body)))
+
     def tell(self, event, body):
         """Sends an event, unless that would take time; then it is lost."""
         link = self.link
@@ -345,6 +386,10 @@ class Link:
         self.sending = _thread.allocate_lock()
         self.seq = 0
         self.read = b""
+        #: What of the last message could not be sent yet.
+        self.unsent = b""
+        #: Seconds that a read waits at most, as the kernel knows them.
+        self.wait = None
         #: By the numbers of our requests, who is to get the responses.
         self.asked = {}
 
@@ -377,6 +422,7 @@ class Link:
         if not self.sending.acquire(True, PATIENCE if flags else CONNECT):
             raise OSError("another thread is sending")
         try:
+            self.flush(flags)
             message["seq"] = self.seq + 1
             data = frame(message)
             if answered is not None:
@@ -384,18 +430,27 @@ class Link:
                     raise OSError("the daemon does not answer")
                 self.asked[message["seq"]] = answered
             self.seq += 1
-            while data:
-                self.check()
-                # A program that has given SIGPIPE its default back would die of a daemon that is gone.
-                data = data[self.sock.send(data, flags | getattr(_socket, "MSG_NOSIGNAL", 0)) :]
+            self.unsent = data
+            try:
+                self.flush(flags)
+            except BlockingIOError:
+                if self.unsent is data:
+                    self.unsent = b""
+                    raise  # Nothing of it is sent, so it is lost; the rest of one that has begun is sent later.
         except BaseException as error:
             self.asked.pop(message.get("seq"), None)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
                 # What comes behind half a message would not be understood.
                 attempt(self.sock.shutdown, _socket.SHUT_RDWR)
             raise
         finally:
             self.sending.release()
+
+    def flush(self, flags):
+        while self.unsent:
+            self.check()
+            # A program that has given SIGPIPE its default back would die of a daemon that is gone.
+            self.unsent = self.unsent[self.sock.send(self.unsent, flags | getattr(_socket, "MSG_NOSIGNAL", 0)) :]
 
     def receive(self, wait=None):
         """The next message; None if it has not come in so many seconds. What is not one of ours is an error."""
@@ -411,10 +466,13 @@ class Link:
                     self.read = rest[length:]
                     return decode(rest[:length])
             self.check()
-            self.sock.settimeout(wait)
+            if wait != self.wait:
+                # Only for what is received: `settimeout` would let the program wait when it sends.
+                self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeval(wait or 0.0))
+                self.wait = wait
             try:
                 data = self.sock.recv(65536)
-            except _socket.timeout:
+            except BlockingIOError:
                 return None
             if not data:
                 raise EOFError("the daemon is gone")
@@ -429,6 +487,13 @@ class Link:
     def close(self):
         self.check()
         self.sock.close()
+
+
+def timeval(seconds):
+    """As the kernel wants it: two numbers as long as an address."""
+    size = 8 if sys.maxsize > 1 << 32 else 4
+    micros = int(seconds * 1e6)
+    return (micros // 1000000).to_bytes(size, sys.byteorder) + (micros % 1000000).to_bytes(size, sys.byteorder)
 
 
 def frame(message):
@@ -500,6 +565,14 @@ def block_signals():
 # ---- JSON --------------------------------------------------------------------------------------------------------
 
 
+class Encoded:
+    """What may be large, and has nothing in it that only `encode` knows how to say: C code makes it JSON."""
+
+    def __init__(self, value):
+        encoder = _json.make_encoder(None, None, _json.encode_basestring_ascii, None, ":", ",", False, False, False)
+        self.text = "".join(encoder(value, 0))
+
+
 class _Context:
     """What the C part of `json` wants to be told; the Python part is too slow to load."""
 
@@ -519,6 +592,8 @@ def decode(data):
 def encode(value):
     if value is None:
         return "null"
+    if isinstance(value, Encoded):
+        return value.text
     if value is True or value is False:
         return "true" if value else "false"
     if isinstance(value, dict):
@@ -748,6 +823,20 @@ def stack(function):
 
 def environment():
     return {key: clean(os.environ[key]) for key in VARIABLES if key in os.environ}
+
+
+def monitored_parts():
+    """What the program's environment wants to be monitored."""
+    parts = {part.strip() for part in os.environ.get("DBGPROXY_MONITOR", "tasks").split(",")}
+    if "tasks+" in parts:
+        parts.add("tasks")
+    return frozenset() if "off" in parts else frozenset(parts & {"locks", "tasks", "tasks+"})
+
+
+def monitor_interval(answer):
+    """The seconds between two samples, if the daemon wants any."""
+    interval = float(answer.get("monitor") or 0)
+    return min(max(interval, INTERVAL_LEAST), INTERVAL_MOST) if interval > 0 else None
 
 
 def token():
