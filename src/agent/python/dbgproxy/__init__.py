@@ -10,6 +10,9 @@ Everything here works without a daemon too, and then does nothing, quietly::
     dbgproxy.breakpoint()              # stops here if an IDE is attached to this process
     dbgproxy.wait_for_ide(timeout=30)  # True once an IDE is attached and has set its breakpoints
 
+    with dbgproxy.monitor_lock("accounts", lock):  # who holds it, who waits for it, and since when
+        transfer()
+
 `import dbgproxy` works in every process that `dbgproxy run` or `dbgproxy env` has prepared: nothing is to be
 installed. A program that also runs without them guards the import::
 
@@ -26,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DebugSession",
+    "MonitoredLock",
     "RemoteDebugger",
     "breakpoint",
     "connect",
@@ -33,12 +37,15 @@ __all__ = [
     "debug_session",
     "get_remote_debugger",
     "info",
+    "monitor_lock",
+    "monitor_session",
     "wait_for_ide",
 ]
 
 TYPE_CHECKING = False  # Type checkers take it for true.
 if TYPE_CHECKING:
     from ._api import DebugSession as DebugSession
+    from ._api import MonitoredLock as MonitoredLock
     from ._api import RemoteDebugger as RemoteDebugger
     from ._api import breakpoint as breakpoint
     from ._api import connect as connect
@@ -46,6 +53,8 @@ if TYPE_CHECKING:
     from ._api import debug_session as debug_session
     from ._api import get_remote_debugger as get_remote_debugger
     from ._api import info as info
+    from ._api import monitor_lock as monitor_lock
+    from ._api import monitor_session as monitor_session
     from ._api import wait_for_ide as wait_for_ide
 else:
 

@@ -92,16 +92,16 @@ def boot(address=None, main_thread=None):
     atexit.register(_at_exit)
     if main_thread is not None:
         agent.main_thread, agent.patience = main_thread, 0
-    if "locks" in agent.parts:
-        # Before the program makes its first.
-        attempt(_patch)
+    if agent.parts - {"tasks"}:
+        # Before the program makes its first lock or task.
+        attempt(_patch, agent.parts)
     agent.begin()
 
 
-def _patch():
+def _patch(parts):
     from . import _monitor
 
-    _monitor.patch()
+    _monitor.patch(parts)
 
 
 def _is_main_interpreter():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
 
-    Status = Literal["running", "completed", "failed", "cancelled"]
+    Status = Literal["created", "running", "completed", "failed", "cancelled"]
     #: "file:line", or ("file", line), or ("file", line, condition).
     Location = Union[str, Tuple[str, int], Tuple[str, int, Optional[str]]]
     Message = Dict[str, Any]
@@ -64,7 +64,10 @@ class DebugSession:
     #: What people call it.
     name: str
     #: "running", and then "completed", "failed" or "cancelled"; "created" before it begins.
-    status: Union[Status, Literal["created"]]
+    status: Status
+    #: What kind of work it is, and whose, if that was said.
+    session_type: Optional[str]
+    owner: Optional[str]
     #: What else is to be known of it. What the block changes here, the daemon is told at the end.
     metadata: Dict[str, Any]
 
@@ -74,7 +77,11 @@ class DebugSession:
         session_id: Union[str, UUID, None] = None,
         metadata: Optional[Mapping[str, Any]] = None,
         breakpoints: Iterable[Location] = (),
+        session_type: Optional[str] = None,
+        owner: Optional[str] = None,
     ) -> None:
+        self.session_type = _attempt(str, session_type) if session_type is not None else None
+        self.owner = _attempt(str, owner) if owner is not None else None
         self.name = _attempt(str, name) or ""
         self.session_id = (_attempt(str, session_id) if session_id is not None else None) or _uuid4()
         self.metadata = _attempt(dict, metadata) or {}
@@ -162,6 +169,10 @@ class DebugSession:
             "status": self.status,
             "metadata": _metadata(self.metadata),
         }
+        if self.session_type is not None:
+            body["type"] = _text(self.session_type)
+        if self.owner is not None:
+            body["owner"] = _text(self.owner)
         if self._error is not None:
             body["error"] = self._error
         return body
@@ -204,6 +215,34 @@ def debug_session(
     return DebugSession(name, session_id, metadata, breakpoints)
 
 
+def monitor_session(
+    session_id: Union[str, UUID],
+    session_type: str,
+    owner: Optional[str] = None,
+    metadata: Optional[Mapping[str, Any]] = None,
+) -> DebugSession:
+    """A session of the program's own, such as a user's, a job's or a connection's, for the monitor to list::
+
+        with dbgproxy.monitor_session(request.id, "request", owner=user.name):
+            ...
+        async with dbgproxy.monitor_session(job.id, "job"):
+            ...
+
+    The daemon is told of it at once, as "created"; what else is said of `debug_session`'s holds here, too.
+
+    session_id: what the program calls it; two with the same are the same for the daemon.
+    session_type: what kind of session it is, in a word.
+    owner: whose it is.
+    metadata: anything that JSON can say, up to 4 KiB.
+    """
+    session = DebugSession(_attempt(str, session_id) or "", session_id, metadata, (), session_type, owner)
+    session._pid = os.getpid()
+    agent = _linked(0)
+    if agent is not None:
+        session._tell(agent, agent.link)
+    return session
+
+
 async def debug_async_operation(coroutine: Awaitable[T], name: Optional[str] = None) -> T:
     """Awaits something within a `debug_session`, and returns its result.
 
@@ -232,6 +271,62 @@ def _announce(agent: Any, link: Any) -> None:
     for session in list(_running.values()):
         if session._pid == os.getpid():
             _attempt(session._announce, agent, link)
+
+
+# ---- locks -------------------------------------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+
+    class MonitoredLock:
+        """A lock that the monitor sees, to be used in the place of the one that it wraps::
+
+            lock = dbgproxy.MonitoredLock(name="accounts")
+            with lock:
+                ...
+            cache.lock = dbgproxy.MonitoredLock(cache.lock, "cache")
+
+        lock: one of `threading`, `multiprocessing` or `asyncio`, or whatever else has `acquire` and `release`; without
+            one it is a new `threading.Lock`. What it has, this has, too, and it behaves as that one does. In a
+            coroutine, `async with` takes a lock of threads without blocking the loop.
+        name: what people call it, else it is called by its line.
+        """
+
+        def __init__(self, lock: Any = None, name: Optional[str] = None) -> None: ...
+        def acquire(self, *args: Any, **kwargs: Any) -> Any:
+            """Takes the lock, as the one that it wraps does; of a lock of asyncio it is awaited."""
+            ...
+
+        def release(self) -> None:
+            """Gives it back."""
+
+        def locked(self) -> bool:
+            """Does anybody hold it?"""
+            ...
+
+        def __enter__(self) -> Any: ...
+        def __exit__(self, *error: Any) -> None: ...
+        async def __aenter__(self) -> Any: ...
+        async def __aexit__(self, *error: Any) -> None: ...
+
+    def monitor_lock(name: str, lock: Any = None) -> MonitoredLock:
+        """A lock as the monitor sees it, for a `with` or an `async with`, as often as it is needed::
+
+            with dbgproxy.monitor_lock("accounts", lock):
+                ...
+            async with dbgproxy.monitor_lock("cache", asyncio_lock):
+                ...
+
+        name: what people call it.
+        lock: any that `MonitoredLock` takes; without one it is the process's lock of that name, which is there as long
+            as somebody has it.
+
+        All that is monitored of one lock is the same lock to the monitor, wherever that is.
+        """
+        ...
+
+else:
+    # They are the monitor's own, since a call in between would be too slow.
+    from ._monitor import MonitoredLock, monitor_lock
 
 
 # ---- breakpoints -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import time
 import weakref
 
 from _operator import attrgetter
-from _thread import LockType, allocate_lock, get_ident
+from _thread import LockType, RLock as RLockType, allocate_lock, get_ident
 from time import monotonic
 
 getframe = sys._getframe
@@ -51,8 +51,10 @@ _wrapped = weakref.WeakSet()
 _left_out = 0
 #: What was told last of locks that were collected while they were held.
 _lost = []
-#: Whether locks of the program have ever been monitored, and whether all are.
-is_used = is_patched = False
+#: Whether locks of the program have ever been monitored.
+is_used = False
+#: What `patch` has been asked for.
+_patched = set()
 
 
 # ---- code, and where it is ---------------------------------------------------------------------------------------
@@ -304,10 +306,18 @@ class _Direct(property):
         return self.__get__(wrapper)(*args)
 
 
-class MonitoredLock:
+class _Kind(type):
+    """A program may ask of any lock whether it is one of those that `threading.Lock()` makes, which are wrappers now."""
+
+    def __instancecheck__(cls, instance):
+        return type.__instancecheck__(cls, instance) or isinstance(instance, cls.bare)
+
+
+class MonitoredLock(metaclass=_Kind):
     """A lock that the monitor sees, to be used in the place of the one that it wraps."""
 
     __slots__ = ("_lock", "_try", "_record", "_exit", "release", "__weakref__")
+    bare = ()
 
     def __new__(cls, lock=None, name=None):
         return wrap(lock, name, getframe(1))
@@ -321,7 +331,8 @@ class MonitoredLock:
         return "<monitored %s %r: %r>" % (self._record.kind, self._record.name, self._lock)
 
     def __reduce__(self):
-        # multiprocessing's go to other processes; the others say that they cannot.
+        if type(self) is _Lock or type(self) is _RLock and not hasattr(self._lock, "_semlock"):
+            return self._lock.__reduce_ex__(2)  # It says that it cannot be copied.
         return MonitoredLock, (self._lock, self._record.name)
 
     def __enter__(self):
@@ -390,6 +401,7 @@ class _Lock(MonitoredLock):
     """Around a `threading.Lock`."""
 
     __slots__ = ()
+    bare = LockType
     #: For `isinstance` it is what it wraps.
     __class__ = property(lambda self: type(self._lock))
 
@@ -416,6 +428,7 @@ class _RLock(MonitoredLock):
     """Around a `threading.RLock`. What is noted is its first holder's."""
 
     __slots__ = ("_is_mine",)
+    bare = RLockType
     __class__ = property(lambda self: type(self._lock))
 
     def __enter__(self):
@@ -562,7 +575,7 @@ def dress(cls, lock, record):
         self._is_mine = inner._is_owned if inner is lock else inner._is_mine
     if inner is not lock:
         record.shared = inner.name
-    if record.is_held is None or cls is _Async and not hasattr(lock, "__exit__"):
+    if record.is_held is None or cls is _Async:
         give = lock.release
         if record.is_held is None:
 
@@ -624,20 +637,23 @@ def lose(record):
 # ---- the locks of the program ------------------------------------------------------------------------------------
 # `threading` is patched at once, since it is small. `asyncio` and `multiprocessing` are not loaded for this, and a
 # look now and then would come too late for the locks of modules: so a finder waits for the program's own import of
-# them, and takes itself away when it has seen both. Where something is a class in Python, its methods are replaced
+# them, and takes itself away when it has seen all. Where something is a class in Python, its methods are replaced
 # and the class stays what it is, for `isinstance`, for subclasses, and for pickles.
 
 
-def patch():
-    """Monitors the locks that the program makes from now on."""
-    global is_patched
-    if is_patched:
-        return
-    is_patched = True
-    import threading
-
-    patch_threading(threading)
+def patch(parts):
+    """Monitors the locks that the program makes from now on, with `locks`, and stamps its tasks, with `tasks+`."""
+    parts = set(parts) - _patched
+    _patched.update(parts)
     finder = Finder()
+    if "locks" in parts:
+        import threading
+
+        patch_threading(threading)
+        finder.waiting["asyncio.locks"] = patch_asyncio
+        finder.waiting["multiprocessing.synchronize"] = patch_multiprocessing
+    if "tasks+" in parts:
+        finder.waiting["asyncio.base_events"] = patch_tasks
     for name, function in list(finder.waiting.items()):
         module = sys.modules.get(name)
         if module is not None:
@@ -651,7 +667,7 @@ class Finder:
     """Waits for modules that are to be patched when they have been loaded."""
 
     def __init__(self):
-        self.waiting = {"asyncio.locks": patch_asyncio, "multiprocessing.synchronize": patch_multiprocessing}
+        self.waiting = {}
 
     def find_spec(self, name, path=None, target=None):
         if name not in self.waiting:
@@ -693,18 +709,12 @@ def like(original):
     return make
 
 
-class _Instances(type):
-    """`threading.Lock` is a type from 3.13 on: each lock is an instance of it, whoever has made it."""
-
-    def __instancecheck__(cls, instance):
-        return isinstance(instance, LockType)
-
-
 def patch_threading(threading):
     here = threading.__file__
 
-    class Lock(metaclass=_Instances):
+    class Lock(metaclass=_Kind):
         __slots__ = ()
+        bare = LockType
         __doc__ = LockType.__doc__
 
         def __new__(cls):
@@ -794,12 +804,15 @@ SIGN = "-w"
 
 def patch_multiprocessing(synchronize):
     semlock = synchronize.SemLock
-    files = (synchronize.__file__, os.path.join(os.path.dirname(synchronize.__file__), "context.py"))
+    own = getframe().f_code.co_filename
+    files = (synchronize.__file__, own, os.path.join(os.path.dirname(synchronize.__file__), "context.py"))
     values = os.path.join(os.path.dirname(synchronize.__file__), "sharedctypes.py")
     condition = synchronize.Condition.__init__.__code__
     #: What these make is their own.
     others = (synchronize.Event.__init__.__code__, synchronize.Barrier.__init__.__code__)
     make_name, make_methods = semlock._make_name, semlock._make_methods
+    #: By thread, the name of the semaphore that it is making: one for forks alone does not keep its own.
+    names = {}
 
     def who(self_frame):
         """Who makes the semaphore, and whether for a Condition; None if it is not the program, for a lock."""
@@ -816,25 +829,28 @@ def patch_multiprocessing(synchronize):
     def name():
         made = make_name()
         maker = getframe(1)
+        names.pop(get_ident(), None)
         frame, of_condition = who(maker)
         if frame is None or len(_records) >= LOCKS:
             return made
         if of_condition and maker.f_locals.get("kind") != synchronize.RECURSIVE_MUTEX:
             return made
+        names[get_ident()] = made + SIGN
         return made + SIGN
 
     @like(make_methods)
     def methods(self):
         make_methods(self)
         inner = self._semlock
-        if not (inner.name or "").endswith(SIGN) or not has_room():
+        shared = names.pop(get_ident(), None) or inner.name or ""
+        if not shared.endswith(SIGN) or not has_room():
             return
         frame, of_condition = who(getframe(1))
         kind = "multiprocessing." + ("Condition" if of_condition else type(self).__name__)
         counts = isinstance(self, synchronize.Semaphore)
-        title_ = title(frame, "%s %s" % (kind, inner.name.strip("/")))
+        title_ = title(frame, "%s %s" % (kind, shared.strip("/")))
         record = Record(self, kind, title_, frame, None if counts else is_locked_here, {} if counts else None)
-        record.shared = inner.name
+        record.shared = shared
         self._dbgproxy = record
         again = inner.kind == synchronize.RECURSIVE_MUTEX
 
@@ -885,7 +901,7 @@ def outside_of(frame, files):
 
 
 def patch_asyncio(locks):
-    here = (locks.__file__,)
+    here = (locks.__file__, getframe().f_code.co_filename)
     lock, semaphore = locks.Lock, locks.Semaphore
     condition = locks.Condition.__init__.__code__
 
@@ -999,7 +1015,9 @@ class Task:
 class Loop:
     """What is remembered of an event loop: the callback that it is at, and how long callbacks have blocked it."""
 
-    __slots__ = ("ref", "thread", "handle", "since", "is_blocked", "stack", "task", "blocks", "longest", "last", "probe")
+    __slots__ = (
+        "ref", "thread", "handle", "since", "is_blocked", "stack", "task", "blocks", "longest", "last", "probe",
+    )
 
     def __init__(self, loop, thread):
         self.ref = weakref.ref(loop)
@@ -1040,6 +1058,8 @@ class Monitor:
         self.tasks = {}
         #: Tasks that have failed, and nobody has asked for their exception yet.
         self.suspects = []
+        #: By task and lock of asyncio, where that is not monitored: since when the one is seen to wait for the other.
+        self.waits = {}
         self.counts = {"created": 0, "completed": 0, "failed": 0, "cancelled": 0}
 
     def turn(self, send):
@@ -1057,10 +1077,10 @@ class Monitor:
                 # What a whole sample takes, with sending it, is known when it has been sent.
                 body["cost"] = self.cost + self.spent
                 send(body)
-            self.spent = 0.0
             self.cost = time.thread_time() - begun
             self.last = now
-            self.due = now + max(self.interval, self.cost / SHARE)
+            self.due = now + max(self.interval, (self.cost + self.spent) / SHARE)
+            self.spent = 0.0
         wait = self.due - monotonic()
         if self.loops:
             wait = min(wait, max(LOOK, self.look_cost / SHARE))
@@ -1095,7 +1115,7 @@ class Monitor:
         alive = set(sys._current_frames())
         found = []
         for record in records:
-            if record.acquisitions or record.waiters:
+            if record.acquisitions or record.waiters or record.owner:
                 lock = record.ref()
                 held = record.owner != 0 if record.is_held is None else lock is not None and record.is_held(lock)
                 since = record.since if held and record.owner else now
@@ -1159,9 +1179,10 @@ class Monitor:
                     live.append(ref)
         task = None
         running = {ref: current for ref, current in self.currents(tasks)}
-        rows, seen, wanted = [], {}, live[:ROWS]
-        for ref in wanted:
-            row = attempt(self.row, ref, now, running, seen)
+        rows, seen = [], {}
+        waits, self.waits = self.waits, {}
+        for ref in live[:ROWS]:
+            row = attempt(self.row, ref, now, running, seen, waits)
             if row is not None:
                 rows.append(row)
         counts = dict(self.counts)
@@ -1221,22 +1242,23 @@ class Monitor:
                 if current is not None:
                     yield weakref.ref(current), True
 
-    def row(self, ref, now, running, seen):
+    def row(self, ref, now, running, seen, waits):
         task = ref()
         if task is None:
             return None
         known = self.tasks[ref]
         stamp = getattr(task, "_dbgproxy", None)
-        waits = getattr(task, "_fut_waiter", None)
+        future = getattr(task, "_fut_waiter", None)
         chain, lock = chain_of(task.get_coro())
         if lock is not None and "_dbgproxy" not in _fields(lock):
             # No lock of a monitor's, but its waiters are known all the same.
-            self.note_wait(seen, lock, ref, now, chain, known)
+            since = self.waits[known.id, id(lock)] = waits.get((known.id, id(lock)), now)
+            self.note_wait(seen, lock, ref, now - since, chain)
         if ref in running:
             state = "running"
         else:
-            state = "ready" if waits is None else "waiting"
-        awaited = awaited_task(waits)
+            state = "ready" if future is None else "waiting"
+        awaited = awaited_task(future)
         coroutine = task.get_coro()
         return {
             "id": known.id, "name": text(task.get_name()),
@@ -1246,7 +1268,7 @@ class Monitor:
             "awaits": None if awaited is None else self.known(weakref.ref(awaited)).id, "chain": chain,
         }
 
-    def note_wait(self, seen, lock, ref, now, chain, known):
+    def note_wait(self, seen, lock, ref, age, chain):
         kind = "asyncio." + type(lock).__name__
         row = seen.get(id(lock))
         if row is None:
@@ -1258,8 +1280,7 @@ class Monitor:
         if len(row["waiters"]) < ACTORS:
             thread = next((loop.thread for loop in list(self.loops.values())), 0)
             site = next((call[1:] for call in reversed(chain) if not is_library_file(call[1])), chain[-1][1:])
-            # For how long is not known: no longer than the task is.
-            row["waiters"].append(dict(actor=self.actor(thread, ref), site=site, age=0.0))
+            row["waiters"].append({"actor": self.actor(thread, ref), "site": site, "age": age})
 
     # ---- loops ----------------------------------------------------------------------------------------------
 
@@ -1424,7 +1445,10 @@ def record_row(record, now, held, alive, monitor):
             leaked = ident not in alive or has_other(record, ident) or task is not None and is_over(task)
         elif "Bounded" in record.kind:
             leaked = leaked or ident not in alive
-        rows.append(actor_row(holder, now, monitor))
+        row = actor_row(holder, now, monitor)
+        if leaked and record.seen and record.seen[0] == record.acquisitions and record.seen[2]:
+            row["actor"]["name"] = text(record.seen[2])
+        rows.append(row)
     waiters = snapshot(record.waiters.values)
     row = {
         "id": "%d" % record.id, "shared": record.shared, "name": record.name, "kind": record.kind,
@@ -1460,7 +1484,7 @@ def has_other(record, ident):
     thread = getattr(sys.modules.get("threading"), "_active", {}).get(ident)
     ref = nothing if thread is None else weakref.ref(thread)
     if record.seen is None or record.seen[0] != record.acquisitions:
-        record.seen = (record.acquisitions, ref)
+        record.seen = (record.acquisitions, ref, getattr(thread, "name", None))
     return record.seen[1]() is not thread
 
 
@@ -1495,7 +1519,8 @@ def chain_of(coroutine):
             if not code.co_filename.startswith(_HERE) and len(chain) < CHAIN:
                 name = text(getattr(coroutine, "__qualname__", code.co_name))
                 chain.append([name, file_of(code), frame.f_lineno or code.co_firstlineno])
-            if code.co_name == "acquire" and code.co_filename == getattr(sys.modules.get("asyncio.locks"), "__file__", 0):
+            locks = sys.modules.get("asyncio.locks")
+            if code.co_name == "acquire" and code.co_filename == getattr(locks, "__file__", None):
                 lock = frame.f_locals.get("self")
         following = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
         coroutine = following or getattr(coroutine, "ag_await", None)
