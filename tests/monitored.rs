@@ -470,6 +470,17 @@ async fn a_loop_that_is_blocked_is_seen_with_the_line_and_an_exception_is_told_o
         let script = Script::new("blocked.py", BLOCKED);
         let mut program = start(python, &peer, None, &script).await;
         let sample = peer
+            .sample("the exception", |it| {
+                it["tasks"]["unretrieved"] != json!([]) && it["tasks"].is_object()
+            })
+            .await;
+        let error = &sample["tasks"]["unretrieved"][0];
+        assert_eq!(error["message"], "ValueError: nobody asks");
+        assert_eq!(
+            error["site"],
+            json!([script.path(), script.line("# RAISED")])
+        );
+        let sample = peer
             .sample("a blocked loop", |it| it["loops"][0]["blocked"].is_object())
             .await;
         let blocked = &sample["loops"][0]["blocked"];
@@ -483,17 +494,6 @@ async fn a_loop_that_is_blocked_is_seen_with_the_line_and_an_exception_is_told_o
         let main = tasks(&sample).find(|task| task["coroutine"] == "main");
         assert_eq!(blocked["task"], main.expect("it is a task")["id"]);
         assert!(blocked["age"].as_f64() >= Some(0.05), "{blocked}");
-        let sample = peer
-            .sample("the exception", |it| {
-                it["tasks"]["unretrieved"] != json!([]) && it["tasks"].is_object()
-            })
-            .await;
-        let error = &sample["tasks"]["unretrieved"][0];
-        assert_eq!(error["message"], "ValueError: nobody asks");
-        assert_eq!(
-            error["site"],
-            json!([script.path(), script.line("# RAISED")])
-        );
         program.tell("").await;
         let sample = peer
             .sample("a loop that runs", |it| {
