@@ -119,6 +119,12 @@ with dbgproxy.debug_session('a', metadata={'n': 1}, breakpoints=['f.py:3', ('f.p
 assert a.status == 'completed'
 with dbgproxy.debug_session(None, session_id=5, metadata=6, breakpoints=7):
     pass
+with dbgproxy.monitor_session(5, 'job', 7) as job:
+    assert (job.session_id, job.session_type, job.owner, job.status) == ('5', 'job', '7', 'running')
+lock = threading.Lock()
+with dbgproxy.monitor_lock('a', lock), dbgproxy.MonitoredLock(name='b') as b:
+    assert lock.locked() and b is True
+assert not lock.locked()
 async def operation(value):
     await asyncio.sleep(0)
     return value
@@ -255,6 +261,21 @@ for name, how, status, error in [
 
 with dbgproxy.debug_session('large', metadata={'x': ['y' * 999] * 99}):
     assert 'left out' in own()['large']['metadata']['dbgproxy']
+job = dbgproxy.monitor_session('job 7', 'job', owner='ann', metadata={'n': 1})
+known = own()['job 7']
+assert (known['id'], known['status'], known['type'], known['owner']) == ('job 7', 'created', 'job', 'ann'), known
+assert known['ended'] is None and known['metadata'] == {'n': 1} and known['created'], known
+with job as entered:
+    assert entered is job and own()['job 7']['status'] == 'running'
+assert own()['job 7']['status'] == 'completed' and own()['job 7']['type'] == 'job'
+async def serve():
+    async with dbgproxy.monitor_session('request', 'request') as request:
+        assert own()['request']['status'] == request.status == 'running' and own()['request']['owner'] is None
+        raise LookupError('none')
+try:
+    asyncio.run(serve())
+except LookupError: pass
+assert own()['request']['error'] == {'type': 'LookupError', 'message': 'none'}
 for number in range(150):
     with dbgproxy.debug_session(str(number)):
         pass

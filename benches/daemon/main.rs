@@ -7,6 +7,7 @@
 mod agents;
 mod children;
 mod crowds;
+mod locks;
 mod monitor;
 mod peers;
 mod roles;
@@ -44,6 +45,7 @@ const MEASURES: [(&str, Measure); 10] = [
     ("samples", monitor::monitor),
     ("step", step::step),
     ("asleep", agents::asleep),
+    ("locks", locks::locks),
 ];
 
 fn main() {

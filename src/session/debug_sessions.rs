@@ -246,6 +246,28 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_created_has_not_begun() {
+        let mut all = DebugSessions::default();
+        let mut created = said(1, "created", json!(null));
+        created.owner = Some("\u{e4}".repeat(TEXT));
+        all.note(created);
+        let known = all.0[0].clone();
+        assert_eq!(known.status, Status::Created);
+        assert!(known.ended.is_none());
+        assert_eq!(known.owner.as_ref().map(String::len), Some(TEXT));
+        all.note(said(1, "running", json!(null)));
+        let running = all.0[0].clone();
+        assert_eq!(running.created, known.created);
+        assert!(running.started >= known.started && running.ended.is_none());
+        all.note(said(1, "completed", json!(null)));
+        assert_eq!(all.0[0].created, known.created);
+        assert_eq!(all.0[0].started, running.started);
+        all.note(said(2, "created", json!(null)));
+        all.cut_off();
+        assert_eq!(all.0[1].status, Status::Failed);
+    }
+
+    #[test]
     fn times_are_those_of_begin_and_end() {
         let mut all = DebugSessions::default();
         all.note(said(1, "running", json!({ "a": 1.5 })));

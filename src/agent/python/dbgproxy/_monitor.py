@@ -23,6 +23,7 @@ from _thread import LockType, RLock as RLockType, allocate_lock, get_ident
 from time import monotonic
 
 getframe = sys._getframe
+ref_to = weakref.ref
 
 #: Locks that are monitored at a time; what is made beyond them is an ordinary lock, and counted.
 LOCKS = 10_000
@@ -106,7 +107,10 @@ def place(code, lasti):
 
 
 def text(value, limit=TEXT):
-    value = str.encode(value, "utf-8", "replace").decode("utf-8", "replace") if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    if not value.isascii():
+        value = str.encode(value, "utf-8", "replace").decode("utf-8", "replace")
     return value if len(value) <= limit else value[: limit - 1] + "\u2026"
 
 
@@ -124,20 +128,20 @@ class Record:
     """What is noted of one lock. The lock is not kept alive by it, and it is gone when the lock is."""
 
     __slots__ = (
-        "id", "name", "kind", "code", "lasti", "ref", "shared", "is_own", "is_held", "owner", "task", "since",
+        "id", "name", "kind", "code", "lasti", "ref", "shared", "again", "is_held", "owner", "task", "since",
         "at_code", "at_lasti", "acquisitions", "contended", "timeouts", "longest", "waiters", "holders", "seen",
         "__weakref__",
     )
 
-    def __init__(self, lock, kind, name, frame, is_held, holders=None, is_own=False):
+    def __init__(self, lock, kind, name, frame, is_held, holders=None):
         global is_used
         is_used = True
         self.id = next(_numbers)
         self.kind = kind
         self.code, self.lasti = (None, 0) if frame is None else (frame.f_code, frame.f_lasti)
         self.name = name
-        #: Is the lock nobody else's than the wrapper's that has this record?
-        self.is_own = is_own
+        #: May its holder take it once more?
+        self.again = False
         #: Says of the lock whether somebody holds it; None if that is to be noted by `gave`.
         self.is_held = is_held
         self.shared = None
@@ -261,14 +265,26 @@ def is_locked_here(lock):
 
 def current_task():
     """The task that runs in this thread, as a weak reference."""
+    global _current
     try:
-        task = sys.modules["asyncio"].current_task()
-        return None if task is None else weakref.ref(task)
+        if _current is None:
+            _current = way_to_current(sys.modules["asyncio.tasks"], sys.modules["asyncio.events"])
+        return ref_to(_current())
     except Exception:
         return None
 
 
-def record_of(lock, kind, name, frame, is_held, counts=False, is_own=False):
+def way_to_current(tasks, events):
+    if sys.version_info >= (3, 12):
+        return tasks.current_task
+    # What asyncio does there, in fewer calls.
+    return lambda get=tasks._current_tasks.get, loop=events._get_running_loop: get(loop())
+
+
+_current = None
+
+
+def record_of(lock, kind, name, frame, is_held, counts=False):
     """The record of a lock, a new one if there is none."""
     record = _records.get(id(lock))
     if record is not None and record.ref() is lock:
@@ -278,7 +294,7 @@ def record_of(lock, kind, name, frame, is_held, counts=False, is_own=False):
     has_room()
     if name is None:
         name = title(frame, kind)
-    return Record(lock, kind, name, frame, is_held, {} if counts else None, is_own)
+    return Record(lock, kind, name, frame, is_held, {} if counts else None)
 
 
 def title(frame, kind):
@@ -331,7 +347,7 @@ class MonitoredLock(metaclass=_Kind):
         return "<monitored %s %r: %r>" % (self._record.kind, self._record.name, self._lock)
 
     def __reduce__(self):
-        if type(self) is _Lock or type(self) is _RLock and not hasattr(self._lock, "_semlock"):
+        if issubclass(type(self), (_Lock, _RLock)) and not hasattr(self._lock, "_semlock"):
             return self._lock.__reduce_ex__(2)  # It says that it cannot be copied.
         return MonitoredLock, (self._lock, self._record.name)
 
@@ -416,12 +432,41 @@ class _Lock(MonitoredLock):
         self._lock._at_fork_reinit()
         self._record.reset()
 
+
+class _OwnLock(_Lock):
+    """Around a lock that nobody else has."""
+
+    __slots__ = ()
+
     def __del__(self):
         try:
-            if self._record.is_own and self._lock.locked():
+            if self._lock.locked():
                 lose(self._record)
         except Exception:
             pass
+
+
+class _Named(_Lock):
+    """The same as `_Lock`, for one use: it takes less to make one, and more to use it."""
+
+    __slots__ = ()
+
+    _try = property(attrgetter("_lock.acquire"))
+    _exit = property(attrgetter("_lock.__exit__"))
+    release = property(attrgetter("_lock.release"))
+    __exit__ = _Direct(attrgetter("_lock.__exit__"))
+
+    def __enter__(self):
+        if self._lock.acquire(False):
+            record = self._record
+            record.owner = get_ident()
+            record.since = monotonic()
+            frame = getframe(1)
+            record.at_code = frame.f_code
+            record.at_lasti = frame.f_lasti
+            record.acquisitions += 1
+            return True
+        return self._record.wait(self._lock.acquire, (), {}, getframe(1), False)
 
 
 class _RLock(MonitoredLock):
@@ -544,7 +589,7 @@ def wrap(lock, name=None, frame=None):
     name = None if name is None else text(str(name))
     kind = type(lock)
     if kind is LockType:
-        cls, held, called = _Lock, is_locked, "threading.Lock"
+        cls, held, called = _OwnLock if is_own else _Lock, is_locked, "threading.Lock"
     elif hasattr(lock, "_is_owned") and hasattr(lock, "_acquire_restore") and not hasattr(lock, "notify"):
         cls, held, called = _RLock, is_locked_again, "threading.RLock"
     else:
@@ -557,7 +602,7 @@ def wrap(lock, name=None, frame=None):
         elif hasattr(lock, "_semlock") and "Semaphore" not in kind.__name__ and not hasattr(lock, "notify"):
             cls, held = (_RLock if kind.__name__ == "RLock" else MonitoredLock), is_locked_here
     counts = "Semaphore" in called
-    record = record_of(lock, called, name, frame, None if counts else held, counts, is_own)
+    record = record_of(lock, called, name, frame, None if counts else held, counts)
     return dress(cls, lock, record)
 
 
@@ -611,12 +656,9 @@ def monitor_lock(name, lock=None):
     if record is not None and type(lock) is LockType and record.ref() is lock:
         if record.name is not name:
             record.name = text(str(name))
-        self = object.__new__(_Lock)
+        self = object.__new__(_Named)
         self._lock = lock
         self._record = record
-        self._try = lock.acquire
-        self._exit = lock.__exit__
-        self.release = lock.release
         return self
     return wrap(lock, name, getframe(1))
 
@@ -722,8 +764,8 @@ def patch_threading(threading):
             lock = allocate_lock()
             if is_library(frame.f_code) or not has_room():
                 return lock
-            record = Record(lock, "threading.Lock", title(frame, ""), frame, is_locked, None, True)
-            return dress(_Lock, lock, record)
+            record = Record(lock, "threading.Lock", title(frame, ""), frame, is_locked)
+            return dress(_OwnLock, lock, record)
 
     Lock.__module__, Lock.__qualname__ = "threading", "Lock"
     bare = threading.RLock
@@ -734,7 +776,7 @@ def patch_threading(threading):
         frame = getframe(1)
         if is_library(frame.f_code) or not has_room():
             return lock
-        record = Record(lock, "threading.RLock", title(frame, ""), frame, is_locked_again, None, True)
+        record = Record(lock, "threading.RLock", title(frame, ""), frame, is_locked_again)
         return dress(_RLock, lock, record)
 
     condition = threading.Condition
@@ -746,7 +788,7 @@ def patch_threading(threading):
             frame = creator(getframe(1))
             if frame is not None and has_room():
                 inner = bare()
-                record = Record(inner, "threading.Condition", title(frame, ""), frame, is_locked_again, None, True)
+                record = Record(inner, "threading.Condition", title(frame, ""), frame, is_locked_again)
                 lock = dress(_RLock, inner, record)
         begin(self, lock)
 
@@ -755,7 +797,7 @@ def patch_threading(threading):
     @like(enter)
     def enter_condition(self):
         lock = self._lock
-        if type(lock) in (_Lock, _RLock):
+        if type(lock) in (_OwnLock, _RLock, _Lock, _Named):
             return lock._enter_from(getframe(1))
         return lock.__enter__()
 
@@ -775,7 +817,7 @@ def patch_threading(threading):
 
     @like(acquire)
     def acquire_semaphore(self, *args, **kwargs):
-        record = self.__dict__.get("_dbgproxy")
+        record = getattr(self, "_dbgproxy", None)
         if record is None:
             return acquire(self, *args, **kwargs)
         return record.take(lambda *args, **kwargs: acquire(self, *args, **kwargs), args, kwargs, getframe(1))
@@ -783,7 +825,7 @@ def patch_threading(threading):
     def patched_release(release):
         @like(release)
         def release_semaphore(self, *args, **kwargs):
-            record = self.__dict__.get("_dbgproxy")
+            record = getattr(self, "_dbgproxy", None)
             if record is not None:
                 for _ in range(min(args[0] if args else kwargs.get("n", 1), HOLDERS)):
                     record.gave()
@@ -851,8 +893,8 @@ def patch_multiprocessing(synchronize):
         title_ = title(frame, "%s %s" % (kind, shared.strip("/")))
         record = Record(self, kind, title_, frame, None if counts else is_locked_here, {} if counts else None)
         record.shared = shared
+        record.again = again = inner.kind == synchronize.RECURSIVE_MUTEX
         self._dbgproxy = record
-        again = inner.kind == synchronize.RECURSIVE_MUTEX
 
         def acquire(*args, **kwargs):
             if again and inner._is_mine():
@@ -868,16 +910,23 @@ def patch_multiprocessing(synchronize):
 
             self.release = release
 
+    within = (synchronize.Condition.__enter__.__code__,)
+
     @like(semlock.__enter__)
     def enter(self):
-        record = self.__dict__.get("_dbgproxy")
         inner = self._semlock
-        if record is None or inner.kind == synchronize.RECURSIVE_MUTEX and inner._is_mine():
+        try:
+            record = self._dbgproxy
+        except AttributeError:
+            return inner.__enter__()
+        if record.again and inner._is_mine():
             return inner.__enter__()
         if record.holders is None and inner.acquire(False):
             record.owner = get_ident()
             record.since = monotonic()
-            frame = outside_of(getframe(1), files)
+            frame = getframe(1)
+            if frame.f_code in within:
+                frame = frame.f_back
             record.at_code = frame.f_code
             record.at_lasti = frame.f_lasti
             record.acquisitions += 1
@@ -886,12 +935,14 @@ def patch_multiprocessing(synchronize):
 
     @like(semlock.__exit__)
     def leave(self, *args):
-        if "_dbgproxy" in self.__dict__ and self._dbgproxy.holders is not None:
-            self._dbgproxy.gave()
+        record = getattr(self, "_dbgproxy", None)
+        if record is not None:
+            record.gave()
         return self._semlock.__exit__(*args)
 
     semlock._make_name, semlock._make_methods = name, methods
-    semlock.__enter__, semlock.__exit__ = enter, leave
+    semlock.__enter__ = enter
+    synchronize.Semaphore.__exit__ = leave
 
 
 def outside_of(frame, files):
@@ -923,7 +974,7 @@ def patch_asyncio(locks):
 
         @like(acquire)
         async def take(self):
-            record = self.__dict__.get("_dbgproxy")
+            record = getattr(self, "_dbgproxy", None)
             if record is None:
                 return await acquire(self)
             frame = outside_of(getframe(1), here)
@@ -940,13 +991,16 @@ def patch_asyncio(locks):
             return await take_async(record, self, lambda: acquire(self), frame)
 
         async def enter(self):
-            record = self.__dict__.get("_dbgproxy")
+            record = getattr(self, "_dbgproxy", None)
             if record is None or counts or self._locked or self._waiters:
                 await self.acquire()
                 return
             self._locked = True
             frame = getframe(1)
-            record.task = current_task()
+            try:
+                record.task = ref_to(_current())
+            except Exception:
+                record.task = current_task()
             record.owner = get_ident()
             record.since = monotonic()
             record.at_code = frame.f_code
@@ -959,7 +1013,7 @@ def patch_asyncio(locks):
 
             @like(release)
             def release_semaphore(self):
-                record = self.__dict__.get("_dbgproxy")
+                record = getattr(self, "_dbgproxy", None)
                 if record is not None:
                     record.gave(current_task())
                 release(self)

@@ -1,0 +1,107 @@
+//! What the monitor costs a program: locks that are monitored, tasks that are stamped, and ten thousand of them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::children::Server;
+use crate::{Effort, Goal, remark, report};
+
+const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/daemon/locks.py");
+
+/// The Pythons that the tests have prepared.
+const PREPARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/python");
+
+/// The most that monitoring may take in addition, in nanoseconds: what prototypes took that noted less.
+const PATCHED: f64 = 240.0;
+const REUSED: f64 = 430.0;
+const NEW: f64 = 640.0;
+
+/// Figures of one run of the program, by their names.
+type Figures = Vec<(String, f64)>;
+
+fn run(python: &Path, agent: &Path, what: &str, rounds: usize, more: &[(&str, &str)]) -> Figures {
+    let output = Command::new(python)
+        .args([PROGRAM, what, &rounds.to_string()])
+        .env("PYTHONPATH", agent)
+        .env_remove("DBGPROXY")
+        .envs(more.iter().copied())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("Python starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let pairs = text.lines().filter_map(|line| line.split_once(' '));
+    let figures = pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+    figures.collect()
+}
+
+fn figure(figures: &Figures, name: &str) -> f64 {
+    let found = figures.iter().find(|(each, _)| each == name);
+    found.map_or(f64::NAN, |(_, value)| *value)
+}
+
+fn pythons() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(PREPARED).into_iter().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("ready").exists())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Nanoseconds that a lock takes in addition, of a pair of acquire and release; and the part of a core that is used.
+pub fn locks(effort: Effort) {
+    let agent = dbgproxy::agent::package::unpack().expect("the cache can be written to");
+    let daemon = Server::daemon();
+    let address = daemon.address.to_string();
+    let rounds = effort.of(200, 60);
+    let all = pythons();
+    if all.is_empty() {
+        remark("locks", "no Python is prepared: tests/setup.sh does that");
+    }
+    for directory in all {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        let version = name.split('-').next().unwrap_or_default().to_owned();
+        let python = directory.join("bin/python");
+        // Nobody listens there: what is measured is the locks.
+        let on = [
+            ("DBGPROXY", "127.0.0.1:1"),
+            ("DBGPROXY_MONITOR", "locks,tasks+"),
+        ];
+        let figures = run(&python, &agent, "locks", rounds, &on);
+        for (what, bare, most) in [
+            ("Lock,patched", "Lock,bare", PATCHED),
+            ("RLock,patched", "RLock,bare", PATCHED),
+            ("Lock,reused", "Lock,bare", REUSED),
+            ("Lock,new", "Lock,bare", NEW),
+        ] {
+            let (taken, before) = (figure(&figures, what), figure(&figures, bare));
+            report(
+                &format!("{version}: {what}"),
+                &format!("{taken:.0} ns"),
+                &format!("{before:.0} ns bare"),
+                (taken - before, "ns more"),
+                Goal::AtMost(most),
+            );
+        }
+        let plain = run(&python, &agent, "others", rounds, &[]);
+        let monitored = run(&python, &agent, "others", rounds, &on);
+        for (what, before) in &plain {
+            let taken = figure(&monitored, what);
+            let (before, more) = (format!("{before:.0}"), taken - before);
+            remark(
+                &format!("{version}: {what}"),
+                format!("{taken:.0} ns, {before} ns plain, {more:.0} ns more"),
+            );
+        }
+        let on = [("DBGPROXY", &*address)];
+        let many = figure(&run(&python, &agent, "many", rounds, &on), "many");
+        report(
+            &format!("{version}: a program with 10,000 tasks"),
+            &format!("{many:.2} %"),
+            "one sample a second",
+            (many, "% of a core"),
+            Goal::AtMost(1.0),
+        );
+    }
+}
