@@ -33,7 +33,7 @@ impl Effort {
 
 type Measure = fn(Effort);
 
-const MEASURES: [(&str, Measure); 10] = [
+const MEASURES: [(&str, Measure); 12] = [
     ("idle", crowds::idle),
     ("round-trip", traffic::round_trip),
     ("storm", traffic::storm),

@@ -44,6 +44,9 @@ pub struct DebugSession {
     pub error: Option<Failure>,
     /// When the daemon first heard of it.
     #[serde(skip_deserializing, default = "Timestamp::now")]
+    pub created: Timestamp,
+    /// When the daemon first heard that it is under way; of one that is not yet, when it was created.
+    #[serde(skip_deserializing, default = "Timestamp::now")]
     pub started: Timestamp,
     /// When the daemon heard of its end.
     #[serde(skip_deserializing)]
@@ -123,7 +126,10 @@ impl DebugSessions {
             Some(known) => {
                 let has_begun_anew = known.ended.is_some() && said.status.is_open();
                 if !has_begun_anew {
-                    said.started = known.started;
+                    said.created = known.created;
+                    if known.status != Status::Created {
+                        said.started = known.started;
+                    }
                 }
                 *known = said;
             }
