@@ -210,6 +210,21 @@ fn gist(text: &str) -> Vec<String> {
     lines
 }
 
+/// So many processes are being debugged: those that run already are woken one after another, when a client comes.
+async fn awake(daemon: &Daemon, count: usize) {
+    let awake = async {
+        loop {
+            let sessions = sessions(daemon).await;
+            let is_running = |session: &&Value| session["state"] == "running";
+            if sessions.values().filter(is_running).count() >= count {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    within("all processes to be debugged", awake).await;
+}
+
 /// Nobody has needed pydevd in any process that there has been.
 fn nobody_was_activated(daemon: &Daemon) {
     assert!(!daemon.log().contains("is activated"), "{}", daemon.log());
@@ -451,6 +466,9 @@ impl Server {
         let mut program = self.example.start(Some(&daemon));
         self.answers().await;
         let mut client = self.example.attach(&daemon, json!({})).await;
+        let all = sessions(&daemon).await;
+        let is_process = |session: &&Value| session["helper"] == false;
+        awake(&daemon, all.values().filter(is_process).count()).await;
         let first = self.stops(&daemon, &mut client).await;
         assert!(names.contains(&&*first.1), "{first:?}");
         assert_eq!(first.2, parent, "{first:?}");
@@ -642,6 +660,8 @@ async fn pytest_in_parallel() {
     let daemon = Daemon::start().await;
     let mut client = example.attach(&daemon, json!({})).await;
     let mut program = example.start(Some(&daemon));
+    let connected = async { while sessions(&daemon).await.len() < 3 {} };
+    within("both workers", connected).await;
     let mut workers = BTreeSet::new();
     for _ in 0..4 {
         let stopped = hit(&mut client, example.line()).await;
