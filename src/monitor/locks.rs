@@ -20,6 +20,9 @@ const MAX_LEFT: usize = 100;
 /// How long a leak of a process that has ended is a finding, if nobody waits for the lock.
 const LEFT: Duration = Duration::from_secs(60);
 
+/// How many locks a finding of an ended process names.
+const MAX_NAMED: usize = 5;
+
 /// How long a lock of one process alone must have been held for its end to be the lock's: it may have been let go of
 /// since the last sample.
 const LEAK_AGE: Duration = Duration::from_secs(1);
@@ -82,37 +85,64 @@ impl LockMonitor {
         let Some(process) = self.processes.remove(&session) else {
             return;
         };
+        let ended = match exit {
+            Some(code) => format!("{} has ended with {code}", context.name(session)),
+            None => format!("{} has ended", context.name(session)),
+        };
+        // Those of the process alone have gone with it, and are told of together.
+        let mut own: Vec<(&Lock, &Use, Instant)> = Vec::new();
         for lock in &process.locks.locks {
             let Some((holder, since)) = process.oldest(lock) else {
                 continue;
             };
-            let held = context.running(session, since, process.taken);
-            let was_harmless = lock.shared.is_none() && exit == Some(0) && held < LEAK_AGE;
-            if was_harmless {
+            if lock.shared.is_none() {
+                let held = context.running(session, since, process.taken);
+                if exit != Some(0) || held >= LEAK_AGE {
+                    own.push((lock, holder, since));
+                }
                 continue;
             }
-            let ended = match exit {
-                Some(code) => format!("has ended with {code}"),
-                None => "has ended".to_owned(),
+            let message = format!("{ended} and held {}", held_by(lock, holder));
+            let found = Found {
+                kind: Kind::LockLeak,
+                key: format!("{session} end {}", lock.id),
+                sessions: vec![session],
+                message,
+                since,
+                sites: sites(holder, lock),
+                count: 1,
             };
-            let message = format!(
-                "{} was held{} by {}, and the process {ended}",
-                lock.called(),
-                at(holder),
-                context.who_is(session, &holder.actor)
-            );
             self.left.push_back(Left {
                 shared: lock.shared.clone(),
                 at: context.now,
-                found: Found {
-                    kind: Kind::LockLeak,
-                    key: format!("{session} end {}", lock.id),
-                    sessions: vec![session],
-                    message,
-                    since,
-                    sites: sites(holder, lock),
-                    count: 1,
-                },
+                found,
+            });
+        }
+        if let Some(since) = own.iter().map(|(_, _, since)| *since).min() {
+            let named = own.iter().take(MAX_NAMED);
+            let named: Vec<String> = named
+                .map(|(lock, holder, _)| held_by(lock, holder))
+                .collect();
+            let more = match own.len() - named.len() {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            let found = Found {
+                kind: Kind::LockLeak,
+                key: format!("{session} end"),
+                sessions: vec![session],
+                message: format!("{ended} and held {}{more}", named.join(", ")),
+                since,
+                sites: own
+                    .iter()
+                    .flat_map(|(lock, holder, _)| sites(holder, lock))
+                    .collect(),
+                count: own.len() as u64,
+            };
+            self.left.push_back(Left {
+                shared: None,
+                at: context.now,
+                found,
             });
         }
         let excess = self.left.len().saturating_sub(MAX_LEFT);
@@ -408,6 +438,20 @@ impl Context<'_> {
         };
         format!("{who} of {}", self.name(session))
     }
+}
+
+/// What people call a lock, and who held it where.
+fn held_by(lock: &Lock, holder: &Use) -> String {
+    let who = match holder
+        .actor
+        .task_name
+        .as_ref()
+        .or(holder.actor.task.as_ref())
+    {
+        Some(task) => format!("task {task}"),
+        None => holder.actor.name.clone(),
+    };
+    format!("{}, taken by {who}{}", lock.called(), at(holder))
 }
 
 /// Where somebody took a lock, or wants to.

@@ -423,6 +423,30 @@ fn a_lock_whose_holder_has_ended_is_a_leak() {
     daemon.says(2, locks(&[lock("a", kind, &[one(1, None, 5, 200)], &[])]));
     daemon.pass(3);
     assert_eq!(daemon.open().len(), 0);
+    // Its own ones are one finding.
+    let mut daemon = Daemon::new();
+    let own: Vec<Value> = (0..8)
+        .map(|id| {
+            lock(
+                &format!("l{id}"),
+                "threading.Lock",
+                &[one(1, None, 3, 0)],
+                &[],
+            )
+        })
+        .collect();
+    daemon.says(1, locks(&own));
+    daemon.pass(1);
+    daemon.ends(1, Some(9));
+    daemon.pass(1);
+    let open = daemon.open();
+    assert_eq!((open.len(), open[0].count), (1, 8));
+    let message = &open[0].message;
+    assert!(
+        message.contains("has ended with 9 and held `l0` (threading.Lock), taken by"),
+        "{message}"
+    );
+    assert!(message.ends_with("and 3 more"), "{message}");
     // Who ends properly has let go of its own since its last sample.
     let mut daemon = Daemon::new();
     daemon.says(

@@ -218,7 +218,9 @@ impl Waits {
         // From what is let go of to those who waited for it, and to what they hold.
         let mut stuck: BTreeMap<&Node, &Edge> = BTreeMap::new();
         for (node, waits) in &waits_of {
-            stuck.extend(waits.first().map(|wait| (*node, *wait)));
+            // One who waits for several things, as none does that tells the truth, has waited for the first the longest.
+            let longest = waits.iter().min_by_key(|wait| wait.since);
+            stuck.extend(longest.map(|wait| (*node, *wait)));
         }
         let mut seen = HashSet::new();
         while let Some(resource) = let_go.pop_front() {
@@ -387,6 +389,11 @@ mod tests {
                 vec!["deadlock: A holds x and waits for y; B holds y and waits for x"],
             ),
             ("A+x A-y B+y B-x ?x", vec![]),
+            // One that seems to wait for two things.
+            (
+                "A+x A-y B+y B-x B-z A+z",
+                vec!["deadlock: A holds x and waits for y; B holds y and waits for x"],
+            ),
             // Nobody is known to hold it.
             ("A+x A-y B-x", vec![]),
             (
