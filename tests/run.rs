@@ -196,6 +196,34 @@ async fn limits_and_ignored_signals_stay_as_they_are() {
     assert!(ended.stdout.starts_with("300\n"), "{ended:?}");
 }
 
+/// Compiling it takes several times as long as all the rest that it does at a start.
+#[tokio::test]
+async fn the_agent_is_compiled_once_also_where_python_keeps_nothing() {
+    let script = Script::new(
+        "writes.py",
+        "import sys, other\nprint(sys.dont_write_bytecode)\n",
+    );
+    let script = script.with("other.py", "");
+    for python in Python::all() {
+        let cache = cache();
+        let mut command = run(&cache, &OWN);
+        command
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(&python.executable)
+            .arg(script.path());
+        let ended = Program::start(command).wait().await;
+        assert_eq!(ended.stdout, "True\n", "{ended:?}");
+        assert!(!script.directory().join("__pycache__").exists());
+        let agents = std::fs::read_dir(cache.path().join("dbgproxy")).expect("it is there");
+        let compiled = agents.flatten().any(|agent| {
+            let files = std::fs::read_dir(agent.path().join("dbgproxy/__pycache__"));
+            let mut files = files.into_iter().flatten().flatten();
+            files.any(|file| file.file_name().to_string_lossy().starts_with("_agent."))
+        });
+        assert!(compiled, "{python} compiles it each time");
+    }
+}
+
 /// Counts what it is sent, until its input ends.
 const COUNTER: &str = "
 import os, signal, sys

@@ -32,7 +32,13 @@ def _run_shadowed():
 
 def _boot():
     try:
-        from dbgproxy import _agent
+        # Each start would compile the agent anew where Python is told not to keep what it has compiled, as in most
+        # containers. Of the program's own nothing is imported here, and the agent's directory is not the program's.
+        keeps, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+        try:
+            from dbgproxy import _agent
+        finally:
+            sys.dont_write_bytecode = keeps
 
         _agent.boot()
     except Exception:
