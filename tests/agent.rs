@@ -14,17 +14,17 @@ use tokio::process::Command;
 
 /// A program that goes on until it is told to stop, and says whether debugpy is loaded.
 const LOOP: &str = "\
-import select, sys
+import os, select, sys, time
 def turn(n):
     return n + 1  # BREAK
 n = 0
 print('ready', 'debugpy' in sys.modules)
-while not select.select([sys.stdin], [], [], 0.005)[0]:
+while not select.select([0], [], [], 0.005)[0]:
     n = turn(n)
-# pydevd is about to leave, maybe.
-m = n
-while sys.gettrace() and n < m + 10000000:
-    n += 1
+os.read(0, 1)
+# pydevd is about to leave, unless we are told that it is not.
+until = time.monotonic() + 30
+while sys.gettrace() and time.monotonic() < until and not select.select([0], [], [], 0.005)[0]:
     turn(n)
 print('end', sys.gettrace(), 'debugpy' in sys.modules)
 ";
@@ -357,7 +357,8 @@ async fn what_was_stopped_runs_on_without_the_daemon_and_does_not_stop_for_the_n
             .attached()
             .await;
         client.no_more("stopped").await;
-        program.tell("").await;
+        // The debugger stays: there is a client.
+        program.tell("\n").await;
         let ended = program.wait().await;
         assert_eq!((ended.code, &*ended.stderr), (0, ""), "{python}: {ended:?}");
         client.event("terminated").await;
