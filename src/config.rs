@@ -54,6 +54,8 @@ pub struct Monitoring {
     pub loop_blocked: Duration,
     /// How long a process may wait for an IDE.
     pub session_waiting: Duration,
+    /// The file that is told what is found, if there is one.
+    pub log: Option<PathBuf>,
 }
 
 impl Default for Monitoring {
@@ -64,6 +66,7 @@ impl Default for Monitoring {
             task_long: Duration::from_secs(10),
             loop_blocked: Duration::from_millis(100),
             session_waiting: Duration::from_secs(10),
+            log: None,
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct Hub {
     names: Mutex<Names>,
     history: Mutex<VecDeque<Info>>,
     last_order: AtomicU64,
+    /// How many sessions there have been.
+    opened: AtomicU64,
     news: broadcast::Sender<News>,
     monitor: OnceLock<monitor::Handle>,
 }
@@ -112,6 +114,7 @@ impl Hub {
             names: Mutex::default(),
             history: Mutex::new(VecDeque::new()),
             last_order: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
             news: broadcast::Sender::new(NEWS),
             monitor: OnceLock::new(),
         }
@@ -128,17 +131,31 @@ impl Hub {
         self.monitor.set(monitor).is_ok()
     }
 
+    /// What the daemon counts of itself.
+    pub(crate) fn figures(&self) -> monitor::system::Daemon {
+        let inboxes = self.sessions.iter();
+        let inboxes =
+            inboxes.map(|session| session.inbox.max_capacity() - session.inbox.capacity());
+        let mailboxes = self.clients.iter().map(|client| client.waiting());
+        monitor::system::Daemon {
+            sessions: self.sessions.len(),
+            clients: self.clients.len(),
+            tasks: tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks(),
+            queued: inboxes.chain(mailboxes).sum(),
+            traffic: crate::link::traffic(),
+        }
+    }
+
     /// Tells a finding to those who follow them, and to the clients that have its processes in view.
     pub(crate) fn alert(&self, alert: &Alert) {
-        monitor::log(alert);
+        monitor::trace(alert);
         if let Some(monitor) = self.monitor() {
             monitor.publish(alert);
         }
-        let known = |id: &SessionId| {
-            let live = self.session(*id).map(|session| session.info().clone());
-            live.or_else(|| self.ended_session(*id))
-        };
-        let concerned: Vec<Info> = alert.finding.sessions.iter().filter_map(known).collect();
+        let sessions = alert.finding.sessions.iter();
+        let concerned: Vec<Info> = sessions.filter_map(|id| self.info(*id)).collect();
         // The root of a tree leaves to its child sessions what they show.
         let shown: HashSet<SessionId> = concerned
             .iter()
@@ -152,6 +169,12 @@ impl Hub {
         for client in &self.clients {
             client.tell_alert(alert, &concerned, &shown);
         }
+    }
+
+    /// What is known of a session, be it an ended one.
+    pub(crate) fn info(&self, id: SessionId) -> Option<Info> {
+        let live = self.session(id).map(|session| session.info().clone());
+        live.or_else(|| self.ended_session(id))
     }
 
     /// Who a process is, or was, as long as it is remembered.
@@ -203,6 +226,11 @@ impl Hub {
         }
     }
 
+    /// How many sessions there have been.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
     /// A number that grows with everything that comes.
     pub(crate) fn next_order(&self) -> u64 {
         self.last_order.fetch_add(1, Ordering::Relaxed) + 1
@@ -221,6 +249,7 @@ impl Hub {
         // Its process may have been given up and be back, under its own id.
         self.history().retain(|info| info.id != session.id);
         self.by_pid.entry(pid).or_default().push(session.clone());
+        self.opened.fetch_add(1, Ordering::Relaxed);
         self.tell(session, Reason::Opened);
         self.tell_of(session)
     }

@@ -30,7 +30,7 @@
 //! | [`mailbox`] | a client's bounded inbox, and when it lags | what mail says |
 //! | [`hub`] | the directory: who is there, who was, who has whom in view | sockets |
 //! | [`control`] | the verbs: the daemon's own operations | connections |
-//! | [`monitor`] | what is wrong with locks, tasks and sessions, and since when | connections |
+//! | [`monitor`] | what is wrong with locks, tasks, sessions and the system, and since when; figures for Prometheus | connections |
 //! | [`stacks`] | the stacks of many processes as one | how processes are asked |
 //! | [`compare`] | which of many answers is the odd one out | who answered |
 //! | [`text`] | what the verbs answer, as people read it | where it is shown |

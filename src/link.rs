@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::BytesMut;
 use tokio::net::{TcpStream, UnixStream};
@@ -15,6 +16,32 @@ const READ_CHUNK: usize = 4 * 1024;
 
 /// The most that is read at once, in bytes, from a peer that keeps filling its buffer.
 const MAX_READ_CHUNK: usize = 256 * 1024;
+
+static RECEIVED_BYTES: AtomicU64 = AtomicU64::new(0);
+static RECEIVED_MESSAGES: AtomicU64 = AtomicU64::new(0);
+static SENT_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// What has gone over the DAP connections of this program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The bytes that were read.
+    pub received_bytes: u64,
+    /// The messages in them.
+    pub received_messages: u64,
+    /// The bytes that were written.
+    pub sent_bytes: u64,
+}
+
+/// What has gone over the DAP connections of this program so far.
+#[must_use]
+pub fn traffic() -> Traffic {
+    let value = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    Traffic {
+        received_bytes: value(&RECEIVED_BYTES),
+        received_messages: value(&RECEIVED_MESSAGES),
+        sent_bytes: value(&SENT_BYTES),
+    }
+}
 
 /// A connected socket.
 #[derive(Debug)]
@@ -103,6 +130,8 @@ pub struct Input {
     chunk: usize,
     /// Whether the peer is a debug server, whose messages must be acknowledged at once.
     quick: bool,
+    /// How many messages have come since the last read.
+    messages: u64,
 }
 
 impl Link {
@@ -113,6 +142,7 @@ impl Link {
             decoder: Decoder::starting_with(buffer),
             chunk: READ_CHUNK,
             quick: false,
+            messages: 0,
         };
         Link {
             stream,
@@ -181,6 +211,10 @@ impl Input {
             stream.readable().await?;
             match stream.try_read(self.decoder.space(self.chunk)) {
                 Ok(count) => {
+                    // Once for each call of the system, which costs a thousand times as much.
+                    RECEIVED_BYTES.fetch_add(count as u64, Ordering::Relaxed);
+                    RECEIVED_MESSAGES
+                        .fetch_add(std::mem::take(&mut self.messages), Ordering::Relaxed);
                     if self.quick {
                         stream.acknowledge_quickly();
                     }
@@ -205,8 +239,9 @@ impl Input {
     /// As [`Decoder::message`].
     pub fn message(&mut self) -> Result<Option<Message>, Error> {
         let message = self.decoder.message();
-        if matches!(message, Ok(None)) {
-            self.decoder.shrink(0);
+        match message {
+            Ok(None) => self.decoder.shrink(0),
+            _ => self.messages += 1,
         }
         message
     }
@@ -220,7 +255,10 @@ pub(crate) fn try_flush(stream: &Stream, out: &mut Outbox) -> io::Result<bool> {
     while !out.is_empty() {
         match stream.try_write(out.bytes()) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => out.written(count, READ_CHUNK),
+            Ok(count) => {
+                SENT_BYTES.fetch_add(count as u64, Ordering::Relaxed);
+                out.written(count, READ_CHUNK);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         }

@@ -88,6 +88,12 @@ impl<M: Weight> Mailbox<M> {
             && self.bytes.load(Ordering::Relaxed) <= LAG_BYTES / 4
     }
 
+    /// How many mails wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        CAPACITY.saturating_sub(self.tx.capacity())
+    }
+
     /// Waits until the receiver is gone.
     pub async fn closed(&self) {
         self.tx.closed().await;

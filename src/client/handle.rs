@@ -190,6 +190,12 @@ impl Handle {
         }
     }
 
+    /// How many mails wait for it.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.mailbox.waiting()
+    }
+
     /// Whether its mailbox is so full that what can be left out should be.
     #[must_use]
     pub fn lags(&self) -> bool {

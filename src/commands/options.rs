@@ -140,6 +140,15 @@ pub struct Options {
         hide_env_values = true
     )]
     pub monitor_session_waiting: Option<Seconds>,
+
+    /// A file for what the monitor finds, as JSON lines; when it is large it is put aside as PATH.1
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "DBGPROXY_MONITOR_LOG",
+        hide_env_values = true
+    )]
+    pub monitor_log: Option<PathBuf>,
 }
 
 /// How a line of the log looks.
@@ -172,6 +181,7 @@ impl Options {
             monitor_session_waiting: self
                 .monitor_session_waiting
                 .or(other.monitor_session_waiting),
+            monitor_log: self.monitor_log.or(other.monitor_log),
         }
     }
 
@@ -248,6 +258,7 @@ impl Options {
             task_long: or(self.monitor_task_long, default.task_long),
             loop_blocked: or(self.monitor_loop_blocked, default.loop_blocked),
             session_waiting: or(self.monitor_session_waiting, default.session_waiting),
+            log: self.monitor_log.clone(),
         })
     }
 }
@@ -288,6 +299,7 @@ mod tests {
             monitor-task-long = 5.5
             monitor-loop-blocked = 0.25
             monitor-session-waiting = 20
+            monitor-log = "/tmp/monitor.jsonl"
             "#,
         );
         let expected = Options {
@@ -306,6 +318,7 @@ mod tests {
             monitor_task_long: "5.5".parse().ok(),
             monitor_loop_blocked: "0.25".parse().ok(),
             monitor_session_waiting: "20".parse().ok(),
+            monitor_log: Some("/tmp/monitor.jsonl".into()),
         };
         assert_eq!(options.unwrap(), expected);
         // Whatever an option is, the upper layer wins and the lower one fills in.

@@ -1,4 +1,4 @@
-//! HTTP on the same port: health, and the verbs as JSON.
+//! HTTP on the same port: health, figures for Prometheus, and the verbs as JSON.
 //!
 //! A browser can be made to send requests to this machine by any page, so a request must name us as its host
 //! (a rebound DNS name does not), come from no foreign page, and change nothing unless it is a POST with
@@ -29,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::control::{self, Access, Code, Error, Events};
 use crate::hub::Hub;
+use crate::monitor::metrics;
 use crate::pump::LAST_FLUSH;
 
 /// How long a peer may take to send the head of its request.
@@ -65,6 +66,7 @@ pub(crate) async fn serve(
 fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(figures))
         .route("/api/v1/events", get(events))
         .route("/api/v1/{verb}", get(get_verb).post(post_verb))
         .method_not_allowed_fallback(|| async { bad_request("this is asked with another method") })
@@ -90,6 +92,20 @@ async fn get_verb(
         (Err(error), _) => bad_request(&error.body_text()),
         (_, Err(error)) => bad_request(&error.body_text()),
     }
+}
+
+/// `GET /metrics`: the figures of the daemon and its monitor, for Prometheus.
+async fn figures(State(hub): State<Arc<Hub>>) -> Response {
+    let arguments = json!({ "part": "system" });
+    // Without a monitor, or one that keeps up, the rest is still worth knowing.
+    let monitor = control::call(&hub, "monitor", &arguments, Access::Look).await;
+    let states: Vec<_> = hub
+        .sessions()
+        .iter()
+        .map(|session| session.info().state)
+        .collect();
+    let text = metrics::render(&states, hub.opened(), &monitor.unwrap_or_default());
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
 /// `GET /api/v1/events`: what happens to sessions and what the monitor finds from now on, as `text/event-stream`.

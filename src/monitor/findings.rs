@@ -34,6 +34,8 @@ const MAX_SITES: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
+    /// Somebody ends a process because it is stopped.
+    Watchdog,
     /// Some wait for each other's locks.
     LockCycle,
     /// Some wait for each other's ends.
@@ -56,13 +58,33 @@ pub enum Kind {
     SessionFlapping,
     /// A part of a process's work had not ended when the process did.
     SessionOpen,
+    /// A process takes ever more memory.
+    MemoryGrowth,
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 13] = [
+        Kind::Watchdog,
+        Kind::LockCycle,
+        Kind::TaskCycle,
+        Kind::LockLeak,
+        Kind::LockHeld,
+        Kind::LoopBlocked,
+        Kind::TaskException,
+        Kind::TaskLong,
+        Kind::TaskGrowth,
+        Kind::SessionWaiting,
+        Kind::SessionFlapping,
+        Kind::SessionOpen,
+        Kind::MemoryGrowth,
+    ];
+
     /// What to do about it.
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
+            Kind::Watchdog => "let it run, or start it with a longer limit while you debug",
             Kind::LockCycle => "take the locks in the same order everywhere, or with a timeout",
             Kind::TaskCycle => "one of them must not wait for the other",
             Kind::LockLeak => "release it in a `finally`, or hold it with `with`",
@@ -77,6 +99,9 @@ impl Kind {
                 "attach an IDE, or start without --wait-for-ide and DBGPROXY_WAIT"
             }
             Kind::SessionFlapping => "look at what it says last: its exit code and its output",
+            Kind::MemoryGrowth => {
+                "see what it keeps: two snapshots of `tracemalloc` compared show where it is made"
+            }
             Kind::SessionOpen => "end it in a `finally`, or use it with `with`",
         }
     }
@@ -333,6 +358,12 @@ impl Findings {
             *counts.entry(*kind).or_default() += 1;
         }
         counts
+    }
+
+    /// How many there have been.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.last
     }
 
     /// How many were left out because there were too many.

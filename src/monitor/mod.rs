@@ -7,12 +7,17 @@
 
 mod clock;
 pub mod findings;
+pub mod history;
 pub mod locks;
+pub mod log;
+pub mod metrics;
+pub mod process;
 pub mod sample;
 pub mod sessions;
 pub mod system;
 pub mod tasks;
 pub mod waits;
+pub mod watchdog;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -25,7 +30,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, sleep_until};
 
 use crate::config::Monitoring;
 use crate::hub::{Hub, News, Reason as NewsReason};
@@ -40,6 +45,7 @@ pub use sample::Sample;
 pub use sessions::SessionMonitor;
 pub use system::SystemMonitor;
 pub use tasks::TaskMonitor;
+pub use watchdog::{Lineage, WatchdogMonitor};
 
 /// The most samples and questions that wait for the monitor; further samples are left out and counted.
 pub const INBOX: usize = 256;
@@ -173,8 +179,10 @@ pub struct ResourceMonitor {
     pub tasks: TaskMonitor,
     /// The sessions.
     pub sessions: SessionMonitor,
-    /// The host.
+    /// The host, and what the processes use.
     pub system: SystemMonitor,
+    /// Who will end a stopped process.
+    pub watchdogs: WatchdogMonitor,
     /// What is wrong.
     pub findings: Findings,
     /// Which agent's samples are kept, and what they cost.
@@ -214,6 +222,7 @@ impl ResourceMonitor {
             tasks: TaskMonitor::default(),
             sessions: SessionMonitor::default(),
             system: SystemMonitor::default(),
+            watchdogs: WatchdogMonitor::default(),
             findings: Findings::default(),
             agents: HashMap::new(),
             dropped: BTreeMap::new(),
@@ -223,13 +232,15 @@ impl ResourceMonitor {
         }
     }
 
-    /// A process has come, or what is known of it has changed.
-    pub fn on_session(&mut self, info: &Info, now: Instant) {
+    /// A process has come, or what is known of it has changed; `lineage` is asked when it is first stopped.
+    pub fn on_session(&mut self, info: &Info, now: Instant, lineage: impl FnOnce() -> Lineage) {
         match info.state {
             State::Stopped | State::Held => self.clocks.stop(info.id, now),
             _ => self.clocks.go(info.id, now),
         }
         self.sessions.note(info, now);
+        self.system.note(info);
+        self.watchdogs.note(info, now, lineage);
     }
 
     /// A process has ended.
@@ -237,8 +248,10 @@ impl ResourceMonitor {
         let context = moment.context(&self.clocks, &self.settings);
         self.locks.end(&context, info.id, info.exit);
         self.sessions.end(&context, info);
+        self.watchdogs.end(&context, info);
         self.forget(info.id);
         self.clocks.forget(info.id);
+        self.system.forget(info.id);
     }
 
     /// A process says how it stands, by the agent of that number.
@@ -296,6 +309,7 @@ impl ResourceMonitor {
         !self.locks.is_empty()
             || !self.tasks.is_empty()
             || !self.sessions.is_empty()
+            || !self.watchdogs.is_empty()
             || self.findings.any_open()
     }
 
@@ -324,6 +338,8 @@ impl ResourceMonitor {
         found.extend(self.locks.findings(&context, &resources));
         found.extend(self.tasks.findings(&context));
         found.extend(self.sessions.findings(&context));
+        found.extend(self.system.findings(&context));
+        found.extend(self.watchdogs.findings(&context));
         // Two samples without it: one may have come at an unlucky moment.
         let patience = self.settings.interval.unwrap_or_default() * 2;
         self.findings.update(&context, found, patience)
@@ -345,10 +361,11 @@ impl ResourceMonitor {
             "acquisitions": locks.acquisitions, "contended": locks.contended, "timeouts": locks.timeouts,
             "loops": tasks.loops, "tasks": tasks.tasks, "tasksCreated": tasks.created,
             "tasksCompleted": tasks.completed, "tasksFailed": tasks.failed, "tasksCancelled": tasks.cancelled,
-            "findings": open, "findingsLeftOut": self.findings.left_out(),
+            "findings": open, "findingsOpened": self.findings.opened(), "findingsLeftOut": self.findings.left_out(),
             "processes": self.agents.len(),
             "cost": {
                 "samples": self.samples,
+                "seconds": self.worked.as_secs_f64(),
                 "daemon": if up > 0.0 { self.worked.as_secs_f64() / up } else { 0.0 },
                 "agents": self.agents.values().map(|source| source.cost).sum::<f64>(),
             },
@@ -379,6 +396,8 @@ impl ResourceMonitor {
             put("sessions", self.sessions.rows(infos, moment.time));
         }
         if wants(Part::System) {
+            self.system.ask(moment.now);
+            put("processes", self.system.rows(moment.now, &is_meant));
             report["system"] = self.system.statistics(moment.now);
         }
         if wants(Part::Findings) {
@@ -425,6 +444,8 @@ impl ResourceMonitor {
             .chain(self.locks.sessions())
             .chain(self.tasks.sessions())
             .chain(self.sessions.waiting())
+            .chain(self.system.sessions())
+            .chain(self.watchdogs.sessions())
             .collect()
     }
 }
@@ -528,8 +549,8 @@ impl Handle {
     }
 }
 
-/// Writes a finding to the log.
-pub(crate) fn log(Alert { reason, finding }: &Alert) {
+/// Writes a finding to the daemon's log.
+pub(crate) fn trace(Alert { reason, finding }: &Alert) {
     let Finding {
         id, kind, message, ..
     } = &**finding;
@@ -567,19 +588,26 @@ async fn run(
     mut inbox: mpsc::Receiver<Mail>,
 ) {
     let mut monitor = ResourceMonitor::new(hub.config.monitoring.clone(), Instant::now());
+    let mut log = hub.config.monitoring.log.as_deref().and_then(|path| {
+        let log = log::Log::start(path);
+        log.inspect_err(|error| tracing::warn!("{error:#}")).ok()
+    });
+    let mut summary = tokio::time::interval(log::SUMMARY_INTERVAL);
+    summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let who = |session: SessionId| hub.who(session);
     loop {
         let (start, moment);
+        let system = monitor.system.next_look(Instant::now());
         tokio::select! {
             heard = news.recv() => {
                 (start, moment) = begin(&who);
                 match heard {
                     Ok(News { reason: NewsReason::Closed, session }) => monitor.on_end(&moment, &session),
-                    Ok(News { session, .. }) => monitor.on_session(&session, moment.now),
+                    Ok(News { session, .. }) => note(&hub, &mut monitor, &session, moment.now),
                     Err(RecvError::Lagged(_)) => catch_up(&hub, &mut monitor, &moment),
-                    Err(RecvError::Closed) => return,
+                    Err(RecvError::Closed) => break,
                 }
             }
             mail = inbox.recv() => {
@@ -600,21 +628,44 @@ async fn run(
                     Some(Mail::Gone(session, agent)) => monitor.on_gone(session, agent, moment.now),
                     Some(Mail::Ask(Question { part, selector }, reply)) => {
                         let infos = hub.infos(&selector);
+                        monitor.system.daemon = hub.figures();
                         // Who has given up misses nothing.
                         let _ = reply.send(monitor.report(&moment, part, &infos));
                     }
-                    None => return,
+                    None => break,
                 }
             }
             _ = tick.tick(), if monitor.is_busy() => {
                 (start, moment) = begin(&who);
-                for alert in monitor.look(&moment) {
-                    hub.alert(&alert);
+                tell(&hub, &mut log, moment.time, &monitor.look(&moment));
+            }
+            () = sleep_until(system.unwrap_or_else(Instant::now).into()), if system.is_some() => {
+                (start, moment) = begin(&who);
+                monitor.system.look(moment.now);
+                tell(&hub, &mut log, moment.time, &monitor.look(&moment));
+            }
+            _ = summary.tick(), if log.is_some() => {
+                (start, moment) = begin(&who);
+                if let Some(log) = &mut log {
+                    log.summary(moment.time, monitor.statistics(moment.now));
                 }
             }
-            () = hub.stop.cancelled() => return,
+            () = hub.stop.cancelled() => break,
         }
         monitor.worked += start.elapsed();
+    }
+    if let Some(log) = log {
+        log.end().await;
+    }
+}
+
+/// Tells what has become of findings to all who want to know.
+fn tell(hub: &Hub, log: &mut Option<log::Log>, time: Timestamp, alerts: &[Alert]) {
+    for alert in alerts {
+        hub.alert(alert);
+        if let Some(log) = log {
+            log.alert(time, alert);
+        }
     }
 }
 
@@ -624,10 +675,16 @@ fn begin<'a>(who: &'a dyn Fn(SessionId) -> Option<Who>) -> (Instant, Moment<'a>)
     (now, Moment { now, time, who })
 }
 
+/// A process has come, or what is known of it has changed.
+fn note(hub: &Hub, monitor: &mut ResourceMonitor, info: &Info, now: Instant) {
+    let session = |id: SessionId| hub.info(id);
+    monitor.on_session(info, now, || Lineage::read(info, &session));
+}
+
 /// News were missed: looks what there is.
 fn catch_up(hub: &Hub, monitor: &mut ResourceMonitor, moment: &Moment<'_>) {
     for session in hub.sessions() {
-        monitor.on_session(&session.info().clone(), moment.now);
+        note(hub, monitor, &session.info().clone(), moment.now);
     }
     for session in monitor.known() {
         if hub.session(session).is_some() {
@@ -638,6 +695,8 @@ fn catch_up(hub: &Hub, monitor: &mut ResourceMonitor, moment: &Moment<'_>) {
             None => {
                 monitor.forget(session);
                 monitor.clocks.forget(session);
+                monitor.system.forget(session);
+                monitor.watchdogs.forget(session);
             }
         }
     }

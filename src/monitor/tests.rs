@@ -113,7 +113,7 @@ impl Daemon {
 
     fn is(&mut self, session: u128, state: State) {
         let info = self.info(session, state);
-        self.monitor.on_session(&info, self.now);
+        self.monitor.on_session(&info, self.now, Lineage::default);
     }
 
     fn ends(&mut self, session: u128, exit: Option<i64>) {

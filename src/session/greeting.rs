@@ -226,6 +226,7 @@ impl Caller {
             started: Timestamp::now(),
             ended: None,
             exit: None,
+            has_agent: false,
             helper: report.is_helper(),
             clients: 0,
             python: report.python.clone().or_else(|| version.map(str::to_owned)),

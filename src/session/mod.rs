@@ -116,6 +116,9 @@ pub struct Info {
     /// The parts of its work that it tells of.
     #[serde(rename = "debugSessions")]
     pub debug_sessions: DebugSessions,
+    /// Whether an agent is, or was, in its process.
+    #[serde(skip)]
+    pub has_agent: bool,
     /// Where it stands among all sessions.
     pub order: Order,
     /// What is the same in two connections of one process and differs between any two processes.
@@ -142,6 +145,15 @@ pub enum State {
 }
 
 impl State {
+    /// Those of a process that is there.
+    pub const LIVE: [State; 5] = [
+        State::Dormant,
+        State::Starting,
+        State::Held,
+        State::Running,
+        State::Stopped,
+    ];
+
     /// The word for it in listings and selectors.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -706,6 +718,7 @@ impl Session {
                 == stop.map(|stop| (stop.thread_id, &*stop.reason, self.stops));
             let is_same = is_same_stop && (info.clients, info.state) == (clients, state);
             (info.clients, info.state) = (clients, state);
+            info.has_agent = self.dormancy.is_known;
             if !is_same_stop {
                 info.stopped = stop.map(|stop| Stopped {
                     thread: stop.thread_id,
@@ -828,6 +841,7 @@ impl Info {
             debugpy: None,
             argv: Vec::new(),
             debug_sessions: DebugSessions::default(),
+            has_agent: false,
             order: Default::default(),
             number: 1,
             identity: None,

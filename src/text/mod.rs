@@ -78,6 +78,21 @@ pub(crate) fn printable(text: &str) -> String {
     text.replace(is_harmful, "\u{fffd}")
 }
 
+/// A number of bytes in few characters.
+pub(crate) fn bytes(bytes: f64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut number = bytes / 1024.0;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        if number.abs() < 1024.0 {
+            break;
+        }
+        number /= 1024.0;
+        unit = larger;
+    }
+    format!("{number:.1} {unit}")
+}
+
 /// A value of an answer on one line.
 fn word(value: &Value) -> String {
     match value {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::{lines, printable, table, word};
+use super::{bytes, lines, printable, table, word};
 
 /// How many rows of a table are shown.
 const MAX_ROWS: usize = 20;
@@ -34,6 +34,9 @@ pub(super) fn show(answer: &Value) -> Option<String> {
     }
     if let Some(rows) = list("sessions") {
         text += &part("Sessions", of("sessions"), &SESSIONS, rows, session);
+    }
+    if let Some(rows) = list("processes") {
+        text += &part("Processes", of("processes"), &PROCESSES, rows, used);
     }
     if let Some(system) = answer.get("system") {
         text += &host(system);
@@ -131,11 +134,11 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-const LOCKS: [&str; 8] = [
+pub(super) const LOCKS: [&str; 8] = [
     "PROCESS", "LOCK", "KIND", "HELD BY", "FOR", "AT", "WAITING", "USED",
 ];
 
-fn lock(row: &Value) -> [String; 8] {
+pub(super) fn lock(row: &Value) -> [String; 8] {
     let holders = row["holders"].as_array().map_or(&[][..], Vec::as_slice);
     let holder = holders.first().unwrap_or(&Value::Null);
     let more = match holders.len() {
@@ -182,9 +185,9 @@ fn event_loop(row: &Value) -> [String; 6] {
     ]
 }
 
-const TASKS: [&str; 6] = ["PROCESS", "TASK", "COROUTINE", "STATE", "AGE", "WHERE"];
+pub(super) const TASKS: [&str; 6] = ["PROCESS", "TASK", "COROUTINE", "STATE", "AGE", "WHERE"];
 
-fn task(row: &Value) -> [String; 6] {
+pub(super) fn task(row: &Value) -> [String; 6] {
     [
         process(row),
         word(&row["task"]),
@@ -221,35 +224,85 @@ fn session(row: &Value) -> [String; 7] {
     ]
 }
 
-/// The host on one line.
-fn host(system: &Value) -> String {
-    let number = |value: &Value| value.as_f64().unwrap_or_default();
-    let gib = |value: &Value| format!("{:.1} GiB", number(value) / f64::from(1 << 30));
+const PROCESSES: [&str; 7] = [
+    "PROCESS", "PID", "CPU", "MEMORY", "PER MIN", "THREADS", "FILES",
+];
+
+fn used(row: &Value) -> [String; 7] {
+    let growth = row["growth"].as_f64().map(|growth| growth * 60.0);
+    // What is less is noise.
+    let growth = growth.filter(|growth| growth.abs() >= f64::from(1 << 20));
+    [
+        process(row),
+        word(&row["pid"]),
+        percent(&row["cpu"]),
+        row["memory"].as_f64().map(bytes).unwrap_or_default(),
+        growth
+            .map(|growth| format!("{}{}", if growth > 0.0 { "+" } else { "" }, bytes(growth)))
+            .unwrap_or_default(),
+        word(&row["threads"]),
+        word(&row["files"]),
+    ]
+}
+
+pub(super) fn percent(share: &Value) -> String {
+    share
+        .as_f64()
+        .map(|share| format!("{:.0} %", share * 100.0))
+        .unwrap_or_default()
+}
+
+/// The host on one line, and the daemon on another.
+pub(super) fn host(system: &Value) -> String {
+    let size = |value: &Value| bytes(value.as_f64().unwrap_or_default());
     let memory = &system["memory"];
     let mut said = vec![format!(
         "{} of {} of memory free",
-        gib(&memory["available"]),
-        gib(&memory["total"])
+        size(&memory["available"]),
+        size(&memory["total"])
     )];
-    if let Some(cpu) = system["cpu"].as_f64() {
+    if system["cpu"].is_f64() {
         said.push(format!(
-            "{:.0} % of {} processors used",
-            cpu * 100.0,
+            "{} of {} processors used",
+            percent(&system["cpu"]),
             word(&system["cpus"])
         ));
     }
     if let Some(load) = system["load"].as_array() {
-        let load: Vec<String> = load
+        let load = load
             .iter()
-            .map(|load| format!("{:.2}", number(load)))
-            .collect();
-        said.push(format!("load {}", load.join(" ")));
+            .filter_map(Value::as_f64)
+            .map(|load| format!("{load:.2}"));
+        said.push(format!("load {}", load.collect::<Vec<_>>().join(" ")));
     }
-    format!("\nHost: {}\n", said.join(", "))
+    // What waits for nothing need not be told.
+    for (resource, pressure) in system["pressure"].as_object().into_iter().flatten() {
+        let share = pressure["some"]["over"]["10"].as_f64().unwrap_or_default();
+        if share >= 0.01 {
+            said.push(format!(
+                "{:.0} % of the time something waits for {}",
+                share * 100.0,
+                printable(resource)
+            ));
+        }
+    }
+    let own = &system["daemon"];
+    let daemon = format!(
+        "Daemon: {} of memory, {} of a processor, {} sessions, {} clients",
+        size(&own["memory"]),
+        if own["cpu"].is_f64() {
+            format!("{:.1} %", own["cpu"].as_f64().unwrap_or_default() * 100.0)
+        } else {
+            "?".into()
+        },
+        word(&own["sessions"]),
+        word(&own["clients"])
+    );
+    format!("\nHost: {}\n{daemon}\n", said.join(", "))
 }
 
 /// What people call the process of a row; a star where its clocks stand.
-fn process(row: &Value) -> String {
+pub(super) fn process(row: &Value) -> String {
     let star = if row["stopped"] == true { " *" } else { "" };
     match &row["name"] {
         Value::Null => word(&row["session"]).chars().take(8).collect(),
@@ -272,7 +325,7 @@ fn place(site: &Value) -> String {
 }
 
 /// A number of seconds in few characters.
-fn duration(value: &Value) -> String {
+pub(super) fn duration(value: &Value) -> String {
     match value.as_f64() {
         None => String::new(),
         Some(seconds) if seconds < 1.0 => format!("{:.0} ms", seconds * 1000.0),
