@@ -15,6 +15,7 @@ mod run;
 mod serve;
 mod sessions;
 mod setup;
+mod top;
 mod verbs;
 
 use std::fmt::Display;
@@ -32,6 +33,7 @@ pub use run::Run;
 pub use serve::Serve;
 pub use sessions::Sessions;
 pub use setup::Setup;
+pub use top::Top;
 pub use verbs::{
     Asking, Break, BreakAdd, BreakWhat, Eval, Monitor, Over, OverNamed, Part, Place, Vars, Which,
 };
@@ -64,6 +66,8 @@ pub enum Command {
     Agent(Agent),
     /// List sessions
     Sessions(Sessions),
+    /// Watch sessions, locks, tasks and the system in the terminal, until `q`
+    Top(Top),
     /// Show what is wrong: locks, asyncio tasks and sessions that are stuck, and since when
     Report(Over),
     /// Show what the monitor knows: locks, tasks, sessions, the system, findings
@@ -120,6 +124,7 @@ pub fn run() -> ExitCode {
         Command::Setup(setup) => setup.run(),
         Command::Agent(agent) => agent.run(),
         Command::Sessions(sessions) => sessions.run(),
+        Command::Top(top) => top.run(),
         Command::Report(over) => over.run("report"),
         Command::Monitor(monitor) => monitor.run(),
         Command::Break(line) => line.run(),

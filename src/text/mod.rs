@@ -6,6 +6,7 @@
 mod monitoring;
 mod names;
 mod rows;
+mod screen;
 mod sessions;
 mod stacks;
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use rows::{NOBODY, Rows};
+pub(crate) use screen::Screen;
 pub(crate) use sessions::Listing;
 
 /// How wide a column is at most, in characters; a longer cell pushes what is beside it to the right.
