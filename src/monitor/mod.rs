@@ -403,6 +403,9 @@ impl ResourceMonitor {
         if wants(Part::Findings) {
             report["findings"] = json!(self.findings.list(&is_meant));
         }
+        if wants(Part::System) {
+            summary["rows"]["processes"] = self.system.count(&is_meant).into();
+        }
         summary["dropped"] = self.dropped(&is_meant);
         report["summary"] = summary;
         report

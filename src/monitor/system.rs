@@ -16,7 +16,7 @@ use sysinfo::System;
 use super::findings::{Found, Kind};
 use super::history::{Growth, History, Sample, WINDOWS};
 use super::process::{self, Here, Reading};
-use super::{Context, Row, seconds};
+use super::{Context, MAX_ROWS, Row, seconds};
 use crate::session::{Info, SessionId};
 use crate::text::bytes;
 
@@ -91,6 +91,8 @@ struct Process {
     start: Option<u64>,
     last: Option<Reading>,
     history: History,
+    /// How much it has grown, if it does steadily.
+    growth: Option<Growth>,
     /// How many files it has open, and may have.
     files: Option<(u64, Option<u64>)>,
 }
@@ -105,7 +107,7 @@ impl Process {
             // Another process has its pid.
             return false;
         }
-        self.history.push(Sample {
+        self.push(Sample {
             at: now,
             cpu: reading.cpu.as_secs_f64(),
             memory: reading.memory,
@@ -113,6 +115,11 @@ impl Process {
         self.files = with_files.then(|| process::files(self.pid)).flatten();
         self.last = Some(reading);
         true
+    }
+
+    fn push(&mut self, sample: Sample) {
+        self.history.push(sample);
+        self.growth = self.history.growth();
     }
 
     fn show(&self, now: Instant, boot: u64) -> Value {
@@ -379,26 +386,39 @@ impl SystemMonitor {
         statistics
     }
 
-    /// A row for each process, those that use most first.
+    /// How many processes there are rows for.
+    #[must_use]
+    pub fn count(&self, is_meant: &dyn Fn(SessionId) -> bool) -> usize {
+        self.meant(is_meant).count()
+    }
+
+    /// A row for each process, at most [`MAX_ROWS`]: those that use most, first.
     #[must_use]
     pub fn rows(&self, now: Instant, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<Row> {
-        let meant = self.processes.iter();
-        let meant =
-            meant.filter(|(session, process)| is_meant(**session) && process.last.is_some());
-        let mut meant: Vec<(&SessionId, &Process)> = meant.collect();
         let minute = Duration::from_secs(60);
-        let used = |process: &Process| {
-            let memory = process.last.as_ref().map_or(0, |reading| reading.memory);
-            (process.history.cpu(minute).unwrap_or_default(), memory)
+        let mut meant: Vec<(f64, u64, SessionId, &Process)> = self
+            .meant(is_meant)
+            .map(|(session, process)| {
+                let memory = process.last.as_ref().map_or(0, |reading| reading.memory);
+                let cpu = process.history.cpu(minute).unwrap_or_default();
+                (cpu, memory, session, process)
+            })
+            .collect();
+        meant.sort_by(|one, other| other.0.total_cmp(&one.0).then(other.1.cmp(&one.1)));
+        let row = |(_, _, session, process): (f64, u64, SessionId, &Process)| {
+            (session, process.show(now, self.host.boot))
         };
-        meant.sort_by(|(_, one), (_, other)| {
-            let ((one, memory), (other, others)) = (used(one), used(other));
-            other.total_cmp(&one).then(others.cmp(&memory))
-        });
-        let row = |(session, process): (&SessionId, &Process)| {
-            (*session, process.show(now, self.host.boot))
-        };
-        meant.into_iter().map(row).collect()
+        meant.into_iter().take(MAX_ROWS).map(row).collect()
+    }
+
+    fn meant(
+        &self,
+        is_meant: &dyn Fn(SessionId) -> bool,
+    ) -> impl Iterator<Item = (SessionId, &Process)> {
+        let looked_at = self.processes.iter();
+        looked_at
+            .filter(|(session, process)| process.last.is_some() && is_meant(**session))
+            .map(|(session, process)| (*session, process))
     }
 
     /// What is wrong now.
@@ -407,7 +427,7 @@ impl SystemMonitor {
         let growing = self
             .processes
             .iter()
-            .filter_map(|(session, process)| Some((*session, process.history.growth()?)));
+            .filter_map(|(session, process)| Some((*session, process.growth?)));
         let found = |(session, growth): (SessionId, Growth)| {
             let Growth { since, from, to } = growth;
             let span = context.now.saturating_duration_since(since);
@@ -484,6 +504,10 @@ mod tests {
         );
         assert!(row["cpu"].is_null() && row["started"].is_string(), "{row}");
         assert!(monitor.rows(now, &|_| false).is_empty());
+        assert_eq!(
+            (monitor.count(&|_| true), monitor.count(&|_| false)),
+            (1, 0)
+        );
         monitor.look(now + SECOND);
         let row = &monitor.rows(now, &|_| true)[0].1;
         assert!(
@@ -568,7 +592,7 @@ mod tests {
         monitor.processes.insert(id, Process::default());
         for second in 0..400_u64 {
             let process = monitor.processes.get_mut(&id).expect("it is there");
-            process.history.push(Sample {
+            process.push(Sample {
                 at: bench.now,
                 cpu: 0.0,
                 memory: (second.min(250) << 21) + 1,

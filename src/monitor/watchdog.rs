@@ -110,15 +110,10 @@ impl Lineage {
 
 /// The name of the program or module that a command runs, and its arguments.
 fn program(command: &[String]) -> Option<(&str, &[String])> {
-    let name = |word: &'static str, text: &str| text == word;
-    let stem = |path| {
-        let path: &str = path;
-        let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
-        file.strip_suffix(".exe").unwrap_or(file)
-    };
     let (first, mut rest) = command.split_first()?;
-    if !stem(first).starts_with("python") && !stem(first).starts_with("pypy") {
-        return Some((stem(first), rest));
+    let first = stem(first);
+    if !first.starts_with("python") && !first.starts_with("pypy") {
+        return Some((first, rest));
     }
     while let Some((word, others)) = rest.split_first() {
         match word.as_str() {
@@ -126,23 +121,23 @@ fn program(command: &[String]) -> Option<(&str, &[String])> {
                 let (module, arguments) = others.split_first()?;
                 return Some((module.split('.').next()?, arguments));
             }
-            word if name("-c", word) => return None,
+            "-c" => return None,
             "-X" | "-W" => rest = others.get(1..)?,
             option if option.starts_with('-') => rest = others,
             script => {
-                let stem = stem(script);
-                // `python -m` shows the path of the package's own file.
-                let module = || {
-                    script
-                        .strip_suffix("/__main__.py")
-                        .map(|path| path.rsplit('/').next())
-                };
-                let stem = module().flatten().unwrap_or(stem);
-                return Some((stem, others));
+                // What is run with `-m` shows the path of the package's own file.
+                let package = script.strip_suffix("/__main__.py").unwrap_or(script);
+                return Some((stem(package), others));
             }
         }
     }
     None
+}
+
+/// The name of a program's file.
+fn stem(path: &str) -> &str {
+    let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
+    file.strip_suffix(".exe").unwrap_or(file)
 }
 
 /// What an option is set to: the last that is said counts.
