@@ -25,12 +25,17 @@ struct Peer {
 
 impl Peer {
     async fn start() -> Self {
+        Self::wanting(0.05).await
+    }
+
+    /// One that wants samples so often.
+    async fn wanting(interval: f64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");
         let (tx, samples) = mpsc::channel(SAMPLES);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(hear(stream, tx.clone()));
+                tokio::spawn(hear(stream, interval, tx.clone()));
             }
         });
         Self { address, samples }
@@ -61,7 +66,7 @@ impl Peer {
 }
 
 /// Welcomes one agent and passes its samples on.
-async fn hear(stream: TcpStream, samples: mpsc::Sender<(i64, Value)>) {
+async fn hear(stream: TcpStream, interval: f64, samples: mpsc::Sender<(i64, Value)>) {
     let (read, mut write) = stream.into_split();
     let mut frames = Frames::new(read);
     let mut pid = 0;
@@ -71,7 +76,7 @@ async fn hear(stream: TcpStream, samples: mpsc::Sender<(i64, Value)>) {
             pid = message["arguments"]["pid"].as_i64().unwrap_or_default();
             let welcome = json!({
                 "seq": 1, "type": "response", "request_seq": message["seq"], "success": true,
-                "command": "dbgproxy/hello", "body": { "activate": false, "monitor": 0.05 },
+                "command": "dbgproxy/hello", "body": { "activate": false, "monitor": interval },
             });
             if write.write_all(&frame(&welcome.to_string())).await.is_err() {
                 return;
@@ -463,6 +468,31 @@ sys.stdin.readline()
 ";
 
 #[tokio::test]
+async fn what_is_held_at_the_end_of_a_process_is_told_with_its_goodbye() {
+    let script = Script::new(
+        "end.py",
+        "\
+import sys, threading
+lock = threading.Lock()  # LOCK
+sys.stdin.readline()
+lock.acquire()  # HOLDS
+",
+    );
+    for python in Python::all() {
+        eprintln!("{python}");
+        let mut peer = Peer::wanting(3600.0).await;
+        let mut program = start(python, &peer, Some("locks"), &script).await;
+        program.tell("").await;
+        quiet(&program.wait().await);
+        let is_held = |sample: &Value| made_at(sample, &script, "# LOCK")["holders"][0].is_object();
+        let sample = peer.sample("a lock that is held", is_held).await;
+        let lock = made_at(&sample, &script, "# LOCK");
+        assert!(is_at(&lock["holders"][0], &script, "# HOLDS"), "{lock}");
+        assert!(lock["leaked"].is_null(), "{lock}");
+    }
+}
+
+#[tokio::test]
 async fn a_loop_that_is_blocked_is_seen_with_the_line_and_an_exception_is_told_once() {
     for python in Python::all() {
         eprintln!("{python}");
@@ -796,6 +826,9 @@ for _ in range(3):
     with dbgproxy.monitor_lock('plain', plain) as got: assert got is True
 one = dbgproxy.monitor_lock('by name')
 assert dbgproxy.monitor_lock('by name') is one and not one.locked()
+with dbgproxy.monitor_lock('for a while'):
+    # Nobody but the statement has it.
+    assert dbgproxy.monitor_lock('for a while').locked()
 with one:
     assert one.locked() and not dbgproxy.monitor_lock('by name').acquire(False)
 again = dbgproxy.MonitoredLock(threading.RLock(), 'again')

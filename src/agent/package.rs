@@ -17,7 +17,7 @@ use crate::owner::current_uid;
 const PACKAGE: &str = "dbgproxy";
 
 /// Every file, by its path below the directory that is put on Python's path.
-pub const FILES: [(&str, &str); 9] = [
+pub const FILES: [(&str, &str); 11] = [
     ("sitecustomize.py", include_str!("python/sitecustomize.py")),
     (
         "dbgproxy/__init__.py",
@@ -37,8 +37,16 @@ pub const FILES: [(&str, &str); 9] = [
         include_str!("python/dbgproxy/_watchdog.py"),
     ),
     (
+        "dbgproxy/_locks.py",
+        include_str!("python/dbgproxy/_locks.py"),
+    ),
+    (
         "dbgproxy/_monitor.py",
         include_str!("python/dbgproxy/_monitor.py"),
+    ),
+    (
+        "dbgproxy/_patch.py",
+        include_str!("python/dbgproxy/_patch.py"),
     ),
     ("dbgproxy/_guard.py", include_str!("../session/guard.py")),
     (

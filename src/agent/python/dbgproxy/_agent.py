@@ -99,9 +99,9 @@ def boot(address=None, main_thread=None):
 
 
 def _patch(parts):
-    from . import _monitor
+    from . import _patch
 
-    _monitor.patch(parts)
+    _patch.patch(parts)
 
 
 def _is_main_interpreter():
@@ -336,14 +336,22 @@ class Agent:
     def watch(self, link):
         """Lets the monitor look, if there is anything to see; gives the seconds until it is to look again."""
         if self.monitor is None:
-            module = sys.modules.get(__package__ + "._monitor")
-            has_tasks = "tasks" in self.parts and "asyncio.tasks" in sys.modules
-            if not has_tasks and not (module and module.is_used):
+            if not ("tasks" in self.parts and "asyncio.tasks" in sys.modules or has_locks()):
                 return self.interval
             with self.busy:
                 from . import _monitor
             self.monitor = _monitor.Monitor(self.parts, self.interval)
         return self.monitor.turn(lambda body: attempt(link.event, "dbgproxy/monitor", Encoded(body)))
+
+    def watch_last(self):
+        """Lets the monitor look once more, at the end of the program: what is held now, nobody will give back."""
+        link = self.link
+        if link is None or not self.interval or self.monitor is None and not has_locks():
+            return
+        from . import _monitor
+
+        monitor = self.monitor or _monitor.Monitor(self.parts, self.interval)
+        monitor.tell_last(lambda body: link.event("dbgproxy/monitor", Encoded(body)))
 
     def tell(self, event, body):
         """Sends an event, unless that would take time; then it is lost."""
@@ -692,6 +700,7 @@ def _at_exit():
     if agent is not None:
         if agent.unnamed:
             attempt(agent.report)
+        attempt(agent.watch_last)
         attempt(agent.tell, "dbgproxy/exiting", {"exitCode": attempt(exit_code)})
 
 
@@ -831,6 +840,12 @@ def monitored_parts():
     if "tasks+" in parts:
         parts.add("tasks")
     return frozenset() if "off" in parts else frozenset(parts & {"locks", "tasks", "tasks+"})
+
+
+def has_locks():
+    """Have locks of the program been monitored?"""
+    locks = sys.modules.get(__package__ + "._locks")
+    return locks is not None and locks.is_used
 
 
 def monitor_interval(answer):

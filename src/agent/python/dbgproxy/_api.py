@@ -326,7 +326,7 @@ if TYPE_CHECKING:
 
 else:
     # They are the monitor's own, since a call in between would be too slow.
-    from ._monitor import MonitoredLock, monitor_lock
+    from ._locks import MonitoredLock, monitor_lock
 
 
 # ---- breakpoints -------------------------------------------------------------------------------------------------
