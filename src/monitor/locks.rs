@@ -85,6 +85,8 @@ impl LockMonitor {
         let Some(process) = self.processes.remove(&session) else {
             return;
         };
+        // What it says last counts, also if its end was known before.
+        self.left.retain(|left| left.found.sessions != [session]);
         let ended = match exit {
             Some(code) => format!("{} has ended with {code}", context.name(session)),
             None => format!("{} has ended", context.name(session)),

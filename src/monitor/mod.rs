@@ -279,6 +279,14 @@ impl ResourceMonitor {
         self.agents.insert(session, source);
     }
 
+    /// A process has said how it stands, but has ended before that was read: it is how it stood at its end.
+    pub fn on_last_sample(&mut self, moment: &Moment<'_>, info: &Info, mut sample: Sample) {
+        let context = moment.context(&self.clocks, &self.settings);
+        self.locks.note(info.id, moment.now, sample.locks.take());
+        self.locks.end(&context, info.id, info.exit);
+        self.forget(info.id);
+    }
+
     /// Something of what a process said was left out.
     pub fn on_dropped(&mut self, session: SessionId, count: u64, why: String) {
         if self.dropped.len() < MAX_DROPPED || self.dropped.contains_key(&session) {
@@ -618,9 +626,10 @@ async fn run(
                 match mail {
                     Some(Mail::Sample(session, agent, sample, read)) => {
                         monitor.worked += read;
-                        // One that has ended meanwhile has nothing more to say.
                         if hub.session(session).is_some() {
                             monitor.on_sample(&moment, session, agent, *sample);
+                        } else if let Some(info) = hub.ended_session(session) {
+                            monitor.on_last_sample(&moment, &info, *sample);
                         }
                     }
                     Some(Mail::Dropped(session, count, why)) => {

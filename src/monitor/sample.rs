@@ -158,6 +158,9 @@ pub struct Loop {
     /// What blocks it now.
     #[serde(default)]
     pub blocked: Option<Blocked>,
+    /// What has blocked it since the last sample, and is over.
+    #[serde(default)]
+    pub last_block: Option<Blocked>,
     /// How many tasks it has.
     #[serde(default)]
     pub tasks: u64,
@@ -296,7 +299,10 @@ impl Sample {
         left_out += end(&mut self.loops, MAX_LOOPS);
         for one in &mut self.loops {
             one.thread.bound();
-            if let Some(blocked) = &mut one.blocked {
+            for blocked in [&mut one.blocked, &mut one.last_block]
+                .into_iter()
+                .flatten()
+            {
                 stack(&mut blocked.stack);
             }
         }

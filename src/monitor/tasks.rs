@@ -319,34 +319,41 @@ impl Process {
     fn note_blocks(&mut self, context: &Context<'_>) {
         let threshold = context.settings.loop_blocked;
         for one in &self.loops {
-            let (now, longest) = (self.taken, sample::duration(one.longest_block));
-            let current = one.blocked.as_ref();
-            let age = current.map_or(Duration::ZERO, |blocked| sample::duration(blocked.age));
-            let is_blocked = age >= threshold && !age.is_zero();
+            let now = self.taken;
+            let age = |blocked: &sample::Blocked| sample::duration(blocked.age);
+            let counts = |blocked: &&sample::Blocked| {
+                let age = age(blocked);
+                age >= threshold && !age.is_zero()
+            };
+            let current = one.blocked.as_ref().filter(counts);
+            // The one that goes on now, or the last one that is over.
+            let known = current.or(one.last_block.as_ref().filter(counts));
+            let longest = sample::duration(one.longest_block);
             let blocks = if longest >= threshold { one.blocks } else { 0 };
-            if !is_blocked && blocks == 0 {
+            if known.is_none() && blocks == 0 {
                 continue;
             }
+            let known_age = known.map_or(Duration::ZERO, age);
             let block = self
                 .blocks
                 .entry(one.thread.thread)
                 .or_insert_with(|| Block {
                     count: 0,
                     last: now,
-                    since: sample::since(now, age.as_secs_f64()),
+                    since: sample::since(now, known_age.as_secs_f64()),
                     stack: Vec::new(),
                     task: None,
                     longest: Duration::ZERO,
                 });
             block.count += blocks;
             block.last = now;
-            block.longest = block
-                .longest
-                .max(age)
-                .max(if blocks > 0 { longest } else { age });
-            if let Some(current) = current.filter(|_| is_blocked) {
-                block.stack.clone_from(&current.stack);
-                block.task.clone_from(&current.task);
+            block.longest = block.longest.max(known_age);
+            if blocks > 0 {
+                block.longest = block.longest.max(longest);
+            }
+            if let Some(known) = known {
+                block.stack.clone_from(&known.stack);
+                block.task.clone_from(&known.task);
             }
         }
     }

@@ -514,6 +514,16 @@ fn a_blocked_loop_is_found_with_its_line() {
     daemon.pass(2);
     assert!(daemon.open()[0].message.contains("for up to 500 ms"));
     assert_eq!(daemon.open()[0].kind, Kind::LoopBlocked);
+    // Where that was, it may say; and whether it began before the last sample does not matter.
+    let mut sample = tasks(0, &[]);
+    sample["loops"][0]["last_block"] =
+        json!({ "age": 0.7, "stack": [["read", "/srv/app.py", 5]], "task": null });
+    daemon.says(1, sample);
+    daemon.pass(2);
+    let message = daemon.open()[0].message.clone();
+    let expected = "again and again, for up to 700 ms by `read` at app.py:5";
+    assert!(message.contains(expected), "{message}");
+    assert_eq!(daemon.open()[0].sites[0].line, 5);
 }
 
 #[test]
