@@ -1,0 +1,518 @@
+//! The monitor from end to end: real programs with their agents, a real daemon, and what an IDE's console, the verbs and
+//! the command line say of deadlocks, leaks and blocked loops; and that it is over when it is.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::wait::within;
+use support::{Client, Daemon, Ended, Program, Python, Script};
+
+/// A daemon that looks often, and whose patience with locks is short.
+async fn daemon() -> Daemon {
+    let held = ["--monitor-lock-held", "1"];
+    Daemon::with(&[&["--monitor-interval", "0.1"], &held[..]].concat()).await
+}
+
+/// Starts a script with everything monitored.
+async fn start(python: &Python, daemon: &Daemon, script: &Script) -> Program {
+    let mut command = python.attached(daemon).await;
+    command
+        .env("DBGPROXY_MONITOR", "locks,tasks")
+        .arg(script.path());
+    Program::start(command)
+}
+
+/// The report as soon as it says something.
+async fn report(daemon: &Daemon, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    within(what, async {
+        loop {
+            let (status, report) = daemon.verb("report", json!({})).await;
+            assert_eq!(status, 200, "{report}");
+            if is_so(&report) {
+                return report;
+            }
+        }
+    })
+    .await
+}
+
+fn open<'a>(report: &'a Value, kind: &str) -> Vec<&'a Value> {
+    let findings = report["findings"].as_array().expect("it lists findings");
+    let is_open = |it: &&Value| it["kind"] == kind && it["ended"].is_null();
+    findings.iter().filter(is_open).collect()
+}
+
+/// The report as soon as there is a finding that has to do with the line, and that finding.
+async fn found(daemon: &Daemon, kind: &str, script: &Script, marker: &str) -> (Value, Value) {
+    let at = site(script, marker);
+    let is_it = |it: &&Value| it["sites"].as_array().is_some_and(|all| all.contains(&at));
+    let what = format!("{kind} at {marker}");
+    let report = report(daemon, &what, |it| open(it, kind).iter().any(is_it)).await;
+    let finding = open(&report, kind).into_iter().find(is_it).cloned();
+    (report, finding.unwrap_or_default())
+}
+
+async fn gone(daemon: &Daemon, kind: &str) -> Value {
+    let what = format!("the end of {kind}");
+    report(daemon, &what, |it| open(it, kind).is_empty()).await
+}
+
+fn site(script: &Script, marker: &str) -> Value {
+    json!({ "file": script.path(), "line": script.line(marker) })
+}
+
+/// What a program does until it is debugged: only then breakpoints that it comes by are sure to be in force.
+const UNTIL_DEBUGGED: &str = "\
+import time
+go = False
+def is_ready():
+    return go  # READY
+while not is_ready(): time.sleep(0.01)
+";
+
+/// A client that lets such a program go on to these breakpoints.
+async fn debug(daemon: &Daemon, script: &Script, more: &Value, lines: &[i64]) -> Client {
+    report(daemon, "a process", |it| it["sessions"][0].is_object()).await;
+    let mut arguments = more.clone();
+    arguments["view"] = "merged".into();
+    let ready = script.line("# READY");
+    let client = Client::start(daemon).arguments(&arguments);
+    let client = client.breakpoints(script.path(), &[ready]);
+    let mut client = client.attached().await;
+    let stopped = client.stopped_at(ready).await;
+    let stack = client.stack(stopped.thread).await;
+    client
+        .evaluate("globals().update(go=True)", &stack[0])
+        .await;
+    let lines: Vec<Value> = lines.iter().map(|line| json!({ "line": line })).collect();
+    client.set_breakpoints(script.path(), &lines).await;
+    client.continue_(stopped.thread).await;
+    client
+}
+
+/// What a line of the console is answered.
+async fn console(client: &mut Client, line: &str) -> String {
+    let arguments = json!({ "expression": line, "context": "repl" });
+    let body = client.request("evaluate", arguments).await;
+    body["result"].as_str().unwrap_or_default().to_owned()
+}
+
+fn quiet(ended: &Ended) {
+    let seen = (ended.code, &*ended.stderr);
+    assert_eq!(seen, (0, ""), "{}", ended.stdout);
+}
+
+const THREADS: &str = "\
+import sys, threading
+a = threading.Lock()  # A
+b = threading.RLock()  # B
+first, second = threading.Event(), threading.Event()
+def one():
+    a.acquire()  # ONE HAS
+    first.set()
+    second.wait()
+    with b:  # ONE WANTS
+        pass
+def two():
+    with b:  # TWO HAS
+        second.set()
+        first.wait()
+        with a:  # TWO WANTS
+            pass
+both = [threading.Thread(target=each, name=each.__name__) for each in (one, two)]
+for thread in both: thread.start()
+print('started')
+sys.stdin.readline()
+a.release()
+for thread in both: thread.join()
+print('over')
+sys.stdin.readline()
+";
+
+const TASKS: &str = "\
+import asyncio, sys
+async def one(a, b, first, second):
+    async with a:  # ONE HAS
+        first.set()
+        await second.wait()
+        async with b:  # ONE WANTS
+            pass
+async def two(a, b, first, second):
+    await b.acquire()  # TWO HAS
+    second.set()
+    await first.wait()
+    await a.acquire()  # TWO WANTS
+async def main():
+    a = asyncio.Lock()  # A
+    b = asyncio.Lock()  # B
+    first, second = asyncio.Event(), asyncio.Event()
+    both = [asyncio.ensure_future(each(a, b, first, second)) for each in (one, two)]
+    for task, name in zip(both, ('one', 'two')): task.set_name(name)
+    print('started')
+    read = lambda: asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await read()
+    both[0].cancel()
+    await both[1]
+    print('over')
+    await read()
+asyncio.run(main())
+";
+
+const PROCESSES: &str = "\
+import multiprocessing, sys
+def one(a, b, first, second):
+    with a:  # ONE HAS
+        first.set()
+        second.wait()
+        with b:  # ONE WANTS
+            pass
+def two(a, b, first, second):
+    b.acquire()  # TWO HAS
+    second.set()
+    first.wait()
+    a.acquire()  # TWO WANTS
+    a.release()
+if __name__ == '__main__':
+    context = multiprocessing.get_context('WAY')
+    a = context.Lock()  # A
+    b = context.Lock()  # B
+    pair = [context.Event() for _ in range(2)]
+    both = [context.Process(target=each, args=[a, b, *pair], name=each.__name__) for each in (one, two)]
+    for process in both: process.start()
+    print('started')
+    sys.stdin.readline()
+    b.release()
+    for process in both: process.join()
+    print('over')
+    sys.stdin.readline()
+";
+
+/// Two are in each other's way, are told of wherever somebody may look, and are no more when they have gone on.
+async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
+    eprintln!("{python}, {}", script.path().display());
+    let daemon = daemon().await;
+    let mut program = start(python, &daemon, script).await;
+    program.printed("started").await;
+    let (_, finding) = found(&daemon, "lock-cycle", script, "# ONE HAS").await;
+    let message = finding["message"].as_str().unwrap_or_default();
+    for part in [one, two] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    for marker in ["# A", "# B"] {
+        let line = script.line(marker);
+        let file = script.path().file_name().unwrap_or_default();
+        let name = format!("`{}:{line}`", file.display());
+        // In a process that did not make it, it has no such name.
+        let is_named = message.contains(&name) || message.contains("multiprocessing.Lock");
+        assert!(is_named, "{name}: {message}");
+    }
+    let sites = finding["sites"].as_array().expect("a list");
+    let markers = ["# ONE HAS", "# ONE WANTS", "# TWO HAS", "# TWO WANTS"];
+    for marker in markers {
+        assert!(sites.contains(&site(script, marker)), "{marker}: {finding}");
+    }
+    assert_eq!(sites.len(), 4, "{finding}");
+
+    // An IDE that comes later asks for it; a cycle is told to those that are there.
+    let merged = json!({ "view": "merged" });
+    let mut client = Client::start(&daemon).arguments(&merged).attached().await;
+    let findings = console(&mut client, ":findings").await;
+    assert!(findings.contains("! lock-cycle"), "{findings}");
+    assert!(findings.contains("deadlock: "), "{findings}");
+    let locks = console(&mut client, ":locks").await;
+    for marker in ["# ONE HAS", "# TWO HAS"] {
+        let place = format!("{}:{}", script.path().display(), script.line(marker));
+        assert!(locks.contains(&place), "{place}: {locks}");
+    }
+    let output = daemon.run(&["report"]).await;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("! lock-cycle: deadlock: "), "{text}");
+
+    program.tell("").await;
+    program.printed("over").await;
+    gone(&daemon, "lock-cycle").await;
+    let is_end = |body: &Value| {
+        let text = body["output"].as_str().unwrap_or_default();
+        text.starts_with("dbgproxy: no longer: deadlock: ")
+    };
+    let output = client.event_where("output", is_end).await;
+    assert_eq!(output["category"], "console");
+    let findings = console(&mut client, ":findings").await;
+    assert!(!findings.contains("! lock-cycle"), "{findings}");
+    client.disconnect().await;
+    program.tell("").await;
+    quiet(&program.wait().await);
+}
+
+#[tokio::test]
+async fn threads_in_each_others_way() {
+    let script = Script::new("threads.py", THREADS);
+    for python in Python::all() {
+        deadlock(python, &script, "one of threads.py", "two of threads.py").await;
+    }
+}
+
+#[tokio::test]
+async fn tasks_in_each_others_way() {
+    let script = Script::new("tasks.py", TASKS);
+    for python in Python::all() {
+        let (one, two) = ("task one of tasks.py", "task two of tasks.py");
+        deadlock(python, &script, one, two).await;
+    }
+}
+
+#[tokio::test]
+async fn processes_in_each_others_way() {
+    for way in ["fork", "spawn"] {
+        let script = Script::new("processes.py", &PROCESSES.replace("WAY", way));
+        for python in Python::all() {
+            deadlock(python, &script, "of one (", "of two (").await;
+        }
+    }
+}
+
+const HELD: &str = "\
+import sys, threading
+lock = threading.Lock()
+def work():
+    with lock:  # HOLDS
+        print('held')  # INSIDE
+        sys.stdin.readline()
+    print('free')
+    sys.stdin.readline()
+work()
+";
+
+#[tokio::test]
+async fn a_lock_is_held_for_too_long_but_not_while_its_holder_is_stopped() {
+    let source = format!("{UNTIL_DEBUGGED}{HELD}");
+    let script = Script::new("held.py", &source);
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = daemon().await;
+        let mut stopped = start(python, &daemon, &script).await;
+        let inside = script.line("# INSIDE");
+        let mut client = debug(&daemon, &script, &json!({}), &[inside]).await;
+        let thread = client.stopped_at(inside).await.thread;
+        // Another takes its own later, and holds it for too long.
+        let other = Script::new("other.py", HELD);
+        let mut runs = start(python, &daemon, &other).await;
+        runs.printed("held").await;
+        let (report, finding) = found(&daemon, "lock-held", &other, "# HOLDS").await;
+        assert_eq!(finding["pid"], runs.pid(), "{finding}");
+        assert_eq!(open(&report, "lock-held").len(), 1, "{report}");
+        let important = |body: &Value| body["category"] == "important";
+        let output = client.event_where("output", important).await;
+        assert_eq!(
+            (&output["source"]["path"], &output["line"]),
+            (&json!(other.path()), &json!(other.line("# HOLDS")))
+        );
+        // The first holds its lock for too long only when it runs.
+        client.continue_(thread).await;
+        let (_, finding) = found(&daemon, "lock-held", &script, "# HOLDS").await;
+        assert_eq!(finding["pid"], stopped.pid(), "{finding}");
+        for program in [&mut stopped, &mut runs] {
+            program.tell("").await;
+            program.printed("free").await;
+        }
+        gone(&daemon, "lock-held").await;
+        client.disconnect().await;
+        for program in [&mut stopped, &mut runs] {
+            program.tell("").await;
+            quiet(&program.wait().await);
+        }
+    }
+}
+
+const LOOP: &str = "\
+import asyncio, sys, time
+kept = []
+async def fails():
+    raise ValueError('no such thing')  # RAISES
+async def main():
+    while True:
+        word = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        if word == 'block\\n':
+            time.sleep(1)  # BLOCKS
+            print('went on')
+        elif word == 'fail\\n':
+            kept.append(asyncio.ensure_future(fails()))
+        else:
+            for task in kept: task.exception()
+            break
+asyncio.run(main())
+";
+
+#[tokio::test]
+async fn a_loop_that_is_blocked_and_an_exception_that_nobody_asks_for() {
+    let script = Script::new("loop.py", LOOP);
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = daemon().await;
+        let mut program = start(python, &daemon, &script).await;
+        report(&daemon, "a loop", |it| it["loops"][0].is_object()).await;
+        let mut client = Client::start(&daemon)
+            .arguments(&json!({ "view": "merged" }))
+            .attached()
+            .await;
+        program.tell("block").await;
+        let (_, finding) = found(&daemon, "loop-blocked", &script, "# BLOCKS").await;
+        assert_eq!(finding["sites"][0], site(&script, "# BLOCKS"), "{finding}");
+        let message = finding["message"].as_str().unwrap_or_default();
+        let by = format!("by `main` at loop.py:{}", script.line("# BLOCKS"));
+        assert!(message.contains(&by), "{message}");
+        let important = |body: &Value| body["category"] == "important";
+        let output = client.event_where("output", important).await;
+        assert_eq!(output["line"], script.line("# BLOCKS"), "{output}");
+        program.printed("went on").await;
+
+        program.tell("fail").await;
+        let (_, finding) = found(&daemon, "task-exception", &script, "# RAISES").await;
+        let message = finding["message"].as_str().unwrap_or_default();
+        assert!(message.contains("ValueError: no such thing"), "{message}");
+        let tasks = console(&mut client, ":tasks").await;
+        assert!(tasks.contains("Event loops (1):"), "{tasks}");
+        assert!(tasks.contains("loop.py"), "{tasks}");
+        client.disconnect().await;
+        program.tell("").await;
+        quiet(&program.wait().await);
+    }
+}
+
+const LEAKS: &str = "\
+import sys, threading, dbgproxy
+lock = threading.Lock()
+def hold():
+    lock.acquire()  # HOLDS
+    sys.stdin.readline()
+thread = threading.Thread(target=hold, name='gone')
+thread.start()
+thread.join()
+sys.stdin.readline()
+lock.release()
+sys.stdin.readline()
+session = dbgproxy.monitor_session('42', 'import', owner='ada')
+session.__enter__()
+lock.acquire()  # KEEPS
+sys.exit(3)
+";
+
+#[tokio::test]
+async fn what_is_left_at_the_end_of_a_thread_and_of_a_process() {
+    let script = Script::new("leaks.py", LEAKS);
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = daemon().await;
+        let mut program = start(python, &daemon, &script).await;
+        let is_held = |it: &Value| it["locks"][0]["holders"][0]["thread"] == "gone";
+        report(&daemon, "a lock that is held", is_held).await;
+        program.tell("").await;
+        let (_, finding) = found(&daemon, "lock-leak", &script, "# HOLDS").await;
+        let message = finding["message"].as_str().unwrap_or_default();
+        assert!(message.contains("gone of leaks.py"), "{message}");
+        program.tell("").await;
+        gone(&daemon, "lock-leak").await;
+        program.tell("").await;
+        let ended = program.wait().await;
+        assert_eq!((ended.code, &*ended.stderr), (3, ""), "{}", ended.stdout);
+        let (_, finding) = found(&daemon, "lock-leak", &script, "# KEEPS").await;
+        let message = finding["message"].as_str().unwrap_or_default();
+        assert!(message.contains(" has ended"), "{message}");
+        let is_open = |it: &Value| !open(it, "session-open").is_empty();
+        let report = report(&daemon, "a session that is open", is_open).await;
+        let message = open(&report, "session-open")[0]["message"].to_string();
+        assert!(message.contains("42"), "{message}");
+    }
+}
+
+const STEPS: &str = "\
+import asyncio, multiprocessing, sys, threading, dbgproxy
+async def tasks():
+    lock = asyncio.Lock()
+    async with lock:  # TASK FIRST
+        n = 1
+    async with dbgproxy.monitor_lock('named'):
+        n = 2
+    return n  # TASK LAST
+def work(lock, again, condition, semaphore, shared, other):
+    with lock:  # FIRST
+        n = 1
+    with again, again:
+        n = 2
+    with condition:
+        n = 3
+    with semaphore:
+        n = 4
+    with shared:
+        n = 5
+    with dbgproxy.monitor_lock('plain', other):
+        n = 6
+    with dbgproxy.MonitoredLock(name='own'):
+        n = 7
+    for each in lock, again, semaphore, shared:
+        each.acquire()
+        each.release()
+    lock.acquire(timeout=5)
+    lock.release()
+    n = threading.Lock()
+    return n  # LAST
+locks = [threading.Lock(), threading.RLock(), threading.Condition(), threading.Semaphore(), multiprocessing.Lock()]
+work(*locks, threading.Lock())
+asyncio.run(tasks())
+";
+
+/// Steps into whatever there is, until a line is reached.
+async fn walk(client: &mut Client, thread: i64, script: &Script, last: i64, just_my_code: bool) {
+    let path = script.path().to_string_lossy();
+    let mut step = "stepIn";
+    let mut lines = Vec::new();
+    while lines.last() != Some(&json!(last)) {
+        client.step(step, thread).await;
+        let thread = client.stopped().await.thread;
+        let stack = client.stack(thread).await;
+        let at = stack[0]["source"]["path"].as_str().unwrap_or_default();
+        let agent = ["/_locks.py", "/_patch.py", "/_monitor.py", "/_api.py"];
+        let is_ours = agent.iter().any(|file| at.ends_with(file));
+        assert!(!is_ours, "{lines:?}: {}", stack[0]);
+        if at == path {
+            lines.push(stack[0]["line"].clone());
+            step = "stepIn";
+        } else {
+            assert!(!just_my_code, "{lines:?}: {}", stack[0]);
+            step = "stepOut"; // The library's own.
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_step_passes_over_what_monitors() {
+    let script = Script::new("steps.py", &format!("{UNTIL_DEBUGGED}{STEPS}"));
+    for python in Python::all() {
+        for just_my_code in [true, false] {
+            eprintln!("{python}, justMyCode {just_my_code}");
+            let daemon = daemon().await;
+            let mut program = start(python, &daemon, &script).await;
+            let walks = [("# FIRST", "# LAST"), ("# TASK FIRST", "# TASK LAST")];
+            let lines = walks.map(|(first, _)| script.line(first));
+            let more = json!({ "justMyCode": just_my_code });
+            let mut client = debug(&daemon, &script, &more, &lines).await;
+            for (first, last) in walks {
+                let thread = client.stopped_at(script.line(first)).await.thread;
+                walk(
+                    &mut client,
+                    thread,
+                    &script,
+                    script.line(last),
+                    just_my_code,
+                )
+                .await;
+                client.continue_(thread).await;
+            }
+            client.disconnect().await;
+            quiet(&program.wait().await);
+            let report = report(&daemon, "a report", |_| true).await;
+            // Locks that only a `with` statement has are not lost.
+            assert_eq!(report["findings"], json!([]));
+        }
+    }
+}
