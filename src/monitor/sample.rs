@@ -33,6 +33,12 @@ pub const MAX_NAME: usize = 200;
 /// How many bytes a path or a message may have; the rest is cut off.
 pub const MAX_TEXT: usize = 1024;
 
+/// The greatest number that is believed: sums over all locks of all processes do not overflow.
+const MAX_COUNT: u64 = 1 << 40;
+
+/// The most seconds of a core that a sample is believed to have taken.
+const MAX_COST: f64 = 3600.0;
+
 /// The greatest age that is believed.
 const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -290,7 +296,9 @@ impl Sample {
 
     fn bound(&mut self) {
         let mut left_out = 0;
+        self.cost = self.cost.clamp(0.0, MAX_COST);
         if let Some(locks) = &mut self.locks {
+            count([&mut locks.total, &mut locks.dropped]);
             left_out += end(&mut locks.locks, MAX_ROWS);
             for lock in &mut locks.locks {
                 lock.bound();
@@ -299,6 +307,7 @@ impl Sample {
         left_out += end(&mut self.loops, MAX_LOOPS);
         for one in &mut self.loops {
             one.thread.bound();
+            count([&mut one.tasks, &mut one.blocks]);
             for blocked in [&mut one.blocked, &mut one.last_block]
                 .into_iter()
                 .flatten()
@@ -307,6 +316,14 @@ impl Sample {
             }
         }
         if let Some(tasks) = &mut self.tasks {
+            count([
+                &mut tasks.total,
+                &mut tasks.dropped,
+                &mut tasks.created,
+                &mut tasks.completed,
+                &mut tasks.failed,
+                &mut tasks.cancelled,
+            ]);
             left_out += end(&mut tasks.tasks, MAX_ROWS);
             left_out += end(&mut tasks.unretrieved, MAX_EXCEPTIONS);
             for task in &mut tasks.tasks {
@@ -344,6 +361,12 @@ impl Lock {
         }
         site(&mut self.site);
         self.waiter_count = self.waiter_count.max(self.waiters.len() as u64);
+        count([
+            &mut self.waiter_count,
+            &mut self.acquisitions,
+            &mut self.contended,
+            &mut self.timeouts,
+        ]);
         for uses in [&mut self.holders, &mut self.waiters] {
             end(uses, MAX_ACTORS);
             for one in uses {
@@ -381,6 +404,12 @@ fn end<T>(list: &mut Vec<T>, length: usize) -> u64 {
     let left_out = list.len().saturating_sub(length);
     list.truncate(length);
     left_out as u64
+}
+
+fn count<const N: usize>(numbers: [&mut u64; N]) {
+    for number in numbers {
+        *number = (*number).min(MAX_COUNT);
+    }
 }
 
 fn stack(frames: &mut Vec<Frame>) {

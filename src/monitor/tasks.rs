@@ -345,7 +345,7 @@ impl Process {
                     task: None,
                     longest: Duration::ZERO,
                 });
-            block.count += blocks;
+            block.count = block.count.saturating_add(blocks);
             block.last = now;
             block.longest = block.longest.max(known_age);
             if blocks > 0 {

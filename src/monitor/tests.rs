@@ -612,6 +612,36 @@ fn a_liar_harms_its_own_rows_only() {
 }
 
 #[test]
+fn numbers_without_end_are_cut_off() {
+    let mut daemon = Daemon::new();
+    let most = |mut value: Value, names: &[&str]| {
+        for name in names {
+            value[name] = u64::MAX.into();
+        }
+        value
+    };
+    let counts = ["waiterCount", "acquisitions", "contended", "timeouts"];
+    let held = lock("db", "threading.Lock", &[one(1, None, 12, 0)], &[]);
+    let mut sample = most(locks(&[most(held, &counts)]), &[]);
+    sample["locks"] = most(sample["locks"].take(), &["total", "dropped"]);
+    sample["loops"] = json!([most(
+        json!({ "thread": { "thread": 1 }, "longest_block": 5.0 }),
+        &["tasks", "blocks"]
+    )]);
+    let ends = ["total", "dropped", "created", "completed", "failed", "cancelled"];
+    sample["tasks"] = most(json!({ "tasks": [task("t1", 0, None)] }), &ends);
+    sample["cost"] = 1e308.into();
+    daemon.says(1, sample.clone());
+    daemon.says(2, sample);
+    daemon.pass(31);
+    let statistics = daemon.monitor.statistics(daemon.now);
+    assert!(statistics["cost"]["agents"].is_f64(), "{statistics}");
+    assert_eq!(statistics["tasksFailed"], 1_u64 << 41);
+    assert_eq!(statistics["acquisitions"], 1_u64 << 41);
+    assert_eq!(daemon.open().len(), 6);
+}
+
+#[test]
 fn what_an_agent_said_goes_with_it() {
     let mut daemon = Daemon::new();
     let id = Uuid::from_u128(1);
