@@ -12,7 +12,7 @@ use crate::session::SessionId;
 /// How long each of a cycle must have waited: what ends sooner is no cycle that anybody suffers from.
 pub const CYCLE_WAIT: Duration = Duration::from_millis(500);
 
-/// How many cycles are found at a time; a process has few threads that can be in one.
+/// How many cycles are found at a time that begin in one process; it has few threads that can be in one.
 const MAX_CYCLES: usize = 50;
 
 /// How many members of a cycle its message names.
@@ -160,6 +160,7 @@ impl Waits {
         self.block_tasks(threads);
         let mut cycles = Cycles::default();
         let mut known = BTreeSet::new();
+        let mut counts: HashMap<SessionId, usize> = HashMap::new();
         let stuck = self.stuck();
         let mut done: HashSet<&Node> = HashSet::new();
         for start in stuck.keys() {
@@ -179,12 +180,14 @@ impl Waits {
                 continue;
             };
             let cycle = &path[first..];
-            if !was_so(cycle, context) || cycles.found.len() >= MAX_CYCLES {
+            let count = counts.entry(at.session()).or_default();
+            if !was_so(cycle, context) || *count >= MAX_CYCLES {
                 continue;
             }
             let resources = cycle.iter().map(|(wait, _)| wait.resource.clone());
             let members: BTreeSet<Resource> = resources.collect();
             if known.insert(members.clone()) {
+                *count += 1;
                 cycles.found.push(found(cycle));
                 cycles.resources.extend(members);
             }
@@ -406,6 +409,37 @@ mod tests {
         ] {
             assert_eq!(cycles(words), expected, "{words}");
         }
+    }
+
+    #[test]
+    fn one_process_leaves_room_for_the_cycles_of_others() {
+        let bench = Bench::default();
+        let mut waits = Waits::default();
+        let mut cycle = |session: u128, number: u64| {
+            let session = Uuid::from_u128(session);
+            let edge = Edge {
+                node: Node::Thread(session, number),
+                who: "t".into(),
+                resource: Resource::Lock(session, number.to_string()),
+                what: "l".into(),
+                site: None,
+                since: bench.now - SECOND,
+                seen: bench.now,
+            };
+            waits.hold(edge.clone());
+            waits.wait(edge);
+        };
+        for number in 0..4 * MAX_CYCLES as u64 {
+            cycle(1, number);
+        }
+        cycle(2, 1);
+        let found = waits.cycles(&bench.context(), &HashMap::new()).found;
+        assert_eq!(found.len(), MAX_CYCLES + 1);
+        assert!(
+            found
+                .iter()
+                .any(|found| found.sessions == [Uuid::from_u128(2)])
+        );
     }
 
     #[test]
