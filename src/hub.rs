@@ -438,16 +438,22 @@ impl Hub {
     /// Puts those behind a session that has come back who were back before it, and have named it as their parent.
     pub(crate) fn adopt(&self, parent: &session::Handle) {
         let above = parent.info().order.clone();
-        let sessions = self.sessions();
-        for child in &sessions {
-            let order = {
+        // All that there are come back at once when a daemon is back: who looks through all of them must be quick.
+        let children: Vec<Order> = self
+            .sessions
+            .iter()
+            .filter_map(|child| {
                 let info = child.info();
                 let is_behind = above.is_above(&info.order) || info.order.is_above(&above);
-                if info.parent != Some(parent.id) || is_behind || info.id == parent.id {
-                    continue;
-                }
-                info.order.clone()
-            };
+                let is_child = info.parent == Some(parent.id) && info.id != parent.id;
+                (is_child && !is_behind).then(|| info.order.clone())
+            })
+            .collect();
+        if children.is_empty() {
+            return;
+        }
+        let sessions = self.sessions();
+        for order in children {
             let place = Order::new(Some(&above), order.number());
             for other in &sessions {
                 let moved = other.info().order.moved(&order, &place);
