@@ -271,6 +271,14 @@ async fn the_sessions_of_a_program_are_listed_and_missed_at_its_end() {
         (&json!("job"), &json!("ada"), &json!("created"))
     );
     assert_eq!((&row["session"], &row["pid"]), (&json!(ID), &json!(PID)));
+    let created = row["created"].clone();
+    let mut begun = own;
+    begun["status"] = json!("running");
+    agent.event("dbgproxy/debugSession", begun).await;
+    let runs = |report: &Value| report["sessions"][1]["status"] == "running";
+    let row = &report(&daemon, runs).await["sessions"][1];
+    assert_eq!(row["created"], created);
+    assert!(row["started"].as_str() > created.as_str(), "{row}");
     drop(agent);
     let ended = report(&daemon, |report| is_open(report, "session-open")).await;
     assert!(

@@ -267,8 +267,12 @@ impl LockMonitor {
     }
 
     /// A row for each lock: those that are waited for, then those that are held longest, then those that are used most.
-    #[must_use]
-    pub fn rows(&self, context: &Context<'_>, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<Row> {
+    /// A row is made when it is asked for: there may be many.
+    pub fn rows(
+        &self,
+        context: &Context<'_>,
+        is_meant: &dyn Fn(SessionId) -> bool,
+    ) -> impl ExactSizeIterator<Item = Row> {
         let mut rows = Vec::new();
         for (session, process) in &self.processes {
             if !is_meant(*session) {
@@ -279,23 +283,19 @@ impl LockMonitor {
                 let held = held.map_or(0.0, |(_, since)| {
                     context.age(*session, process.taken, since).as_secs_f64()
                 });
-                rows.push((
-                    (lock.waiter_count, held, lock.acquisitions),
-                    *session,
-                    process.row(context, *session, lock, held),
-                ));
+                rows.push((*session, process, lock, held));
             }
         }
-        rows.sort_by(|(one, ..), (other, ..)| {
+        rows.sort_by(|(_, _, one, held), (_, _, other, longer)| {
             other
-                .0
-                .cmp(&one.0)
-                .then(other.1.total_cmp(&one.1))
-                .then(other.2.cmp(&one.2))
+                .waiter_count
+                .cmp(&one.waiter_count)
+                .then(longer.total_cmp(held))
+                .then(other.acquisitions.cmp(&one.acquisitions))
         });
-        rows.into_iter()
-            .map(|(_, session, row)| (session, row))
-            .collect()
+        rows.into_iter().map(|(session, process, lock, held)| {
+            (session, process.row(context, session, lock, held))
+        })
     }
 }
 

@@ -388,24 +388,27 @@ impl ResourceMonitor {
         let context = moment.context(&self.clocks, &self.settings);
         let mut summary = self.statistics(moment.now);
         let mut report = json!({ "time": moment.time });
-        let mut put = |name: &str, rows: Vec<Row>| {
+        let mut put = |name: &str, rows: &mut dyn ExactSizeIterator<Item = Row>| {
             summary["rows"][name] = rows.len().into();
-            let rows = rows.into_iter().take(MAX_ROWS);
+            let rows = rows.take(MAX_ROWS);
             report[name] = rows.map(|row| of_process(&context, row)).collect();
         };
         if wants(Part::Locks) {
-            put("locks", self.locks.rows(&context, &is_meant));
+            put("locks", &mut self.locks.rows(&context, &is_meant));
         }
         if wants(Part::Tasks) {
-            put("tasks", self.tasks.rows(&context, &is_meant));
-            put("loops", self.tasks.loops(&context, &is_meant));
+            put("tasks", &mut self.tasks.rows(&context, &is_meant));
+            put("loops", &mut self.tasks.loops(&context, &is_meant));
         }
         if wants(Part::Sessions) {
-            put("sessions", self.sessions.rows(infos, moment.time));
+            put("sessions", &mut self.sessions.rows(infos, moment.time));
         }
         if wants(Part::System) {
             self.system.ask(moment.now);
-            put("processes", self.system.rows(moment.now, &is_meant));
+            put(
+                "processes",
+                &mut self.system.rows(moment.now, &is_meant).into_iter(),
+            );
             report["system"] = self.system.statistics(moment.now);
         }
         if wants(Part::Findings) {

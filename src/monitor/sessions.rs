@@ -183,31 +183,37 @@ impl SessionMonitor {
         found
     }
 
-    /// A row for each process and each of its debug sessions.
-    #[must_use]
-    pub fn rows(&self, infos: &[Info], time: Timestamp) -> Vec<Row> {
-        let mut rows = Vec::new();
+    /// A row for each process and each of its debug sessions. A row is made when it is asked for: there may be many.
+    pub fn rows(&self, infos: &[Info], time: Timestamp) -> impl ExactSizeIterator<Item = Row> {
+        let mut rows: Vec<(&Info, Option<&DebugSession>)> = Vec::new();
         for info in infos {
-            let duration = |started: Timestamp, ended: Option<Timestamp>| {
-                let duration = ended.unwrap_or(time).duration_since(started);
-                duration.as_secs_f64().max(0.0)
-            };
-            let row = json!({
-                "id": info.id, "type": "process", "owner": info.parent, "status": status(info), "state": info.state,
-                "created": info.started, "ended": info.ended, "duration": duration(info.started, info.ended),
-                "exit": info.exit, "error": Value::Null, "clients": info.clients,
-            });
-            rows.push((info.id, row));
-            for one in info.debug_sessions.all() {
-                let row = json!({
-                    "id": one.id, "debugSession": one.name, "type": one.r#type, "owner": one.owner,
-                    "status": one.status, "created": one.started, "ended": one.ended,
-                    "duration": duration(one.started, one.ended), "error": one.error,
-                });
-                rows.push((info.id, row));
-            }
+            rows.push((info, None));
+            rows.extend(
+                info.debug_sessions
+                    .all()
+                    .iter()
+                    .map(|one| (info, Some(one))),
+            );
         }
-        rows
+        let duration = move |started: Timestamp, ended: Option<Timestamp>| {
+            let duration = ended.unwrap_or(time).duration_since(started);
+            duration.as_secs_f64().max(0.0)
+        };
+        rows.into_iter().map(move |(info, one)| {
+            let row = match one {
+                None => json!({
+                    "id": info.id, "type": "process", "owner": info.parent, "status": status(info), "state": info.state,
+                    "created": info.started, "ended": info.ended, "duration": duration(info.started, info.ended),
+                    "exit": info.exit, "error": Value::Null, "clients": info.clients,
+                }),
+                Some(one) => json!({
+                    "id": one.id, "debugSession": one.name, "type": one.r#type, "owner": one.owner,
+                    "status": one.status, "created": one.created, "started": one.started, "ended": one.ended,
+                    "duration": duration(one.started, one.ended), "error": one.error,
+                }),
+            };
+            (info.id, row)
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! exceptions nobody has asked for, when a loop was blocked.
 //! It knows nothing of locks.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -219,9 +220,12 @@ impl TaskMonitor {
         self.processes.keys().copied()
     }
 
-    /// A row for each task, the oldest first.
-    #[must_use]
-    pub fn rows(&self, context: &Context<'_>, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<Row> {
+    /// A row for each task, the oldest first. A row is made when it is asked for: there may be many.
+    pub fn rows(
+        &self,
+        context: &Context<'_>,
+        is_meant: &dyn Fn(SessionId) -> bool,
+    ) -> impl ExactSizeIterator<Item = Row> {
         let mut rows = Vec::new();
         for (session, process) in &self.processes {
             if !is_meant(*session) {
@@ -230,47 +234,54 @@ impl TaskMonitor {
             for task in &process.tasks.tasks {
                 let since = sample::since(process.taken, task.age);
                 let age = context.age(*session, process.taken, since);
-                let chain = |frame: &sample::Frame| json!({ "function": frame.0, "file": frame.1, "line": frame.2 });
-                let row = json!({
-                    "id": task.id, "task": task.name, "coroutine": task.coroutine, "state": task.state,
-                    "age": age.as_secs_f64(), "since": context.time_of(since), "stamped": task.stamped,
-                    "site": task.site.as_ref().map(Site::from), "awaits": task.awaits, "where": task.place(),
-                    "chain": task.chain.iter().map(chain).collect::<Vec<_>>(),
-                });
-                rows.push((age, *session, row));
+                rows.push((*session, task, since, age));
             }
         }
-        rows.sort_by(|(one, ..), (other, ..)| other.cmp(one));
-        rows.into_iter()
-            .map(|(_, session, row)| (session, row))
-            .collect()
+        rows.sort_by_key(|(.., age)| Reverse(*age));
+        rows.into_iter().map(|(session, task, since, age)| {
+            let chain = |frame: &sample::Frame| json!({ "function": frame.0, "file": frame.1, "line": frame.2 });
+            let row = json!({
+                "id": task.id, "task": task.name, "coroutine": task.coroutine, "state": task.state,
+                "age": age.as_secs_f64(), "since": context.time_of(since), "stamped": task.stamped,
+                "site": task.site.as_ref().map(Site::from), "awaits": task.awaits, "where": task.place(),
+                "chain": task.chain.iter().map(chain).collect::<Vec<_>>(),
+            });
+            (session, row)
+        })
     }
 
     /// A row for each event loop.
-    #[must_use]
-    pub fn loops(&self, context: &Context<'_>, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<Row> {
-        let mut rows = Vec::new();
-        for (session, process) in &self.processes {
-            if !is_meant(*session) {
-                continue;
-            }
-            for one in &process.loops {
-                let blocked = one.blocked.as_ref().map(|blocked| {
-                    let since = sample::since(process.taken, blocked.age);
-                    context.age(*session, process.taken, since).as_secs_f64()
-                });
-                let tasks = &process.tasks;
-                let row = json!({
-                    "thread": one.thread.name, "blocked": blocked, "tasks": one.tasks,
-                    "longestBlock": one.longest_block,
-                    "blocks": process.blocks.get(&one.thread.thread).map_or(0, |block| block.count),
-                    "created": tasks.created, "completed": tasks.completed, "failed": tasks.failed,
-                    "cancelled": tasks.cancelled,
-                });
-                rows.push((*session, row));
-            }
-        }
-        rows
+    pub fn loops(
+        &self,
+        context: &Context<'_>,
+        is_meant: &dyn Fn(SessionId) -> bool,
+    ) -> impl ExactSizeIterator<Item = Row> {
+        let meant = self
+            .processes
+            .iter()
+            .filter(|(session, _)| is_meant(**session));
+        let loops = meant.flat_map(|(session, process)| {
+            process
+                .loops
+                .iter()
+                .map(move |one| (*session, process, one))
+        });
+        let loops: Vec<(SessionId, &Process, &Loop)> = loops.collect();
+        loops.into_iter().map(|(session, process, one)| {
+            let blocked = one.blocked.as_ref().map(|blocked| {
+                let since = sample::since(process.taken, blocked.age);
+                context.age(session, process.taken, since).as_secs_f64()
+            });
+            let tasks = &process.tasks;
+            let row = json!({
+                "thread": one.thread.name, "blocked": blocked, "tasks": one.tasks,
+                "longestBlock": one.longest_block,
+                "blocks": process.blocks.get(&one.thread.thread).map_or(0, |block| block.count),
+                "created": tasks.created, "completed": tasks.completed, "failed": tasks.failed,
+                "cancelled": tasks.cancelled,
+            });
+            (session, row)
+        })
     }
 }
 

@@ -628,7 +628,14 @@ fn numbers_without_end_are_cut_off() {
         json!({ "thread": { "thread": 1 }, "longest_block": 5.0 }),
         &["tasks", "blocks"]
     )]);
-    let ends = ["total", "dropped", "created", "completed", "failed", "cancelled"];
+    let ends = [
+        "total",
+        "dropped",
+        "created",
+        "completed",
+        "failed",
+        "cancelled",
+    ];
     sample["tasks"] = most(json!({ "tasks": [task("t1", 0, None)] }), &ends);
     sample["cost"] = 1e308.into();
     daemon.says(1, sample.clone());
