@@ -195,7 +195,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, seq: i64, caller: Caller)
     tracing::debug!(?end, "the agent's connection ended");
     goodbye.send(session::Mail::FromAgent(agent.number, FromAgent::Gone));
     if let Some(monitor) = hub.monitor().filter(|_| agent.sampled.0.is_some()) {
-        monitor.gone(agent.session.id, agent.number);
+        monitor.gone(agent.session.id, agent.number).await;
     }
     drop(inbox);
     agent.asking.end().await;

@@ -62,6 +62,9 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 /// How long what a process has said last is kept when its agent is gone, and the process is not known to have ended.
 const GONE_WAIT: Duration = Duration::from_secs(2);
 
+/// How long an agent's goodbye waits for room among what the monitor has to read.
+const GOODBYE_WAIT: Duration = Duration::from_secs(10);
+
 /// How many processes the summary names whose samples were not whole.
 const MAX_DROPPED: usize = 100;
 
@@ -536,9 +539,12 @@ impl Handle {
         ));
     }
 
-    /// An agent is gone.
-    pub(crate) fn gone(&self, session: SessionId, agent: u64) {
-        self.tell(Mail::Gone(session, agent));
+    /// An agent is gone. Nobody says so again, so it waits for its turn where a sample would be left out.
+    pub(crate) async fn gone(&self, session: SessionId, agent: u64) {
+        let mail = Mail::Gone(session, agent);
+        if self.inbox.send_timeout(mail, GOODBYE_WAIT).await.is_err() {
+            tracing::debug!(%session, "the monitor was not told that an agent is gone");
+        }
     }
 
     fn tell(&self, mail: Mail) {
