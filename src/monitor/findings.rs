@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 use super::Context;
 use super::sample;
 use crate::session::SessionId;
+use crate::text::printable;
 
 /// How many findings are kept, open and ended ones; the one that ended first is forgotten first.
 pub const FINDINGS: usize = 1000;
@@ -236,7 +237,8 @@ impl Open {
     /// Takes over what is said of it now.
     fn renew(&mut self, found: Found, now: Instant) {
         self.seen = now;
-        self.finding.message = found.message;
+        // It has names in it that programs give, and is shown in terminals, logs and consoles, on one line.
+        self.finding.message = printable(&found.message);
         self.finding.sites = found.sites;
         self.finding.sites.truncate(MAX_SITES);
         self.finding.sessions = found.sessions;

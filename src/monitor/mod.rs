@@ -571,13 +571,12 @@ impl Handle {
 
 /// Writes a finding to the daemon's log.
 pub(crate) fn trace(Alert { reason, finding }: &Alert) {
-    let Finding {
-        id, kind, message, ..
-    } = &**finding;
+    // Under a name of its own: `message` is what the event itself is called by.
+    let (id, kind, what) = (finding.id, finding.kind, &*finding.message);
     match reason {
-        Reason::Opened => tracing::warn!(id, ?kind, message, "finding"),
-        Reason::Repeated => tracing::info!(id, ?kind, message, "a finding lasts"),
-        Reason::Ended => tracing::info!(id, ?kind, message, "a finding has ended"),
+        Reason::Opened => tracing::warn!(id, ?kind, what, "finding"),
+        Reason::Repeated => tracing::info!(id, ?kind, what, "a finding lasts"),
+        Reason::Ended => tracing::info!(id, ?kind, what, "a finding has ended"),
     }
 }
 

@@ -703,6 +703,9 @@ fn a_report_for_people() {
         .take();
     daemon.says(1, sample);
     daemon.pass(35);
+    for finding in daemon.open() {
+        assert!(!finding.message.contains(char::is_control), "{finding:?}");
+    }
     let text = daemon
         .monitor
         .summary(&daemon.moment(), &[daemon.info(1, State::Running)]);
