@@ -704,7 +704,9 @@ fn note(hub: &Hub, monitor: &mut ResourceMonitor, info: &Info, now: Instant) {
 /// News were missed: looks what there is.
 fn catch_up(hub: &Hub, monitor: &mut ResourceMonitor, moment: &Moment<'_>) {
     for session in hub.sessions() {
-        note(hub, monitor, &session.info().clone(), moment.now);
+        // Let go of before it is asked for the lineage: that looks at other sessions, and at this one if it lies.
+        let info = session.info().clone();
+        note(hub, monitor, &info, moment.now);
     }
     for session in monitor.known() {
         if hub.session(session).is_some() {
