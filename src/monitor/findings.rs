@@ -4,7 +4,7 @@
 //! finding, and is not told again.
 //! This module knows nothing of locks, tasks and sessions.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -211,6 +211,8 @@ pub struct Findings {
     ended: VecDeque<(Key, Open)>,
     last: u64,
     left_out: u64,
+    /// Those that were left out when it was last looked, at most [`FINDINGS`]: they are counted once.
+    excess: HashSet<Key>,
 }
 
 #[derive(Debug)]
@@ -256,6 +258,7 @@ impl Findings {
     ) -> Vec<Alert> {
         let now = context.now;
         let mut alerts = Vec::new();
+        let mut excess = HashSet::new();
         let mut count: HashMap<Option<SessionId>, usize> = HashMap::new();
         for open in self.open.values() {
             *count.entry(open.finding.session).or_default() += 1;
@@ -274,7 +277,10 @@ impl Findings {
             }
             let of_session = count.entry(session).or_default();
             if self.open.len() >= MAX_OPEN || *of_session >= MAX_OPEN_OF_SESSION {
-                self.left_out += 1;
+                self.left_out += u64::from(!self.excess.contains(&key));
+                if excess.len() < FINDINGS {
+                    excess.insert(key);
+                }
                 continue;
             }
             *of_session += 1;
@@ -302,6 +308,7 @@ impl Findings {
             };
             self.open.insert(key, open);
         }
+        self.excess = excess;
         let is_over = |open: &Open| now.saturating_duration_since(open.seen) >= patience;
         for (key, mut open) in self.open.extract_if(|_, open| is_over(open)) {
             open.finding.ended = Some(context.time);
@@ -469,6 +476,15 @@ mod tests {
         let alerts = findings.update(&bench.context(), many, PATIENCE);
         assert_eq!(alerts.len(), MAX_OPEN_OF_SESSION);
         assert_eq!(findings.left_out(), 10_000 - MAX_OPEN_OF_SESSION as u64);
+        for _ in 0..3 {
+            let more = (0..60).map(|key| found(&bench, 3, key)).collect();
+            findings.update(&bench.context(), more, PATIENCE);
+        }
+        assert_eq!(
+            findings.left_out(),
+            10_000 - MAX_OPEN_OF_SESSION as u64 + 10,
+            "one that lasts is counted once"
+        );
         let other = vec![found(&bench, 2, 1)];
         assert_eq!(findings.update(&bench.context(), other, PATIENCE).len(), 1);
         for key in 0..3 * FINDINGS {
