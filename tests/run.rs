@@ -267,6 +267,40 @@ async fn signals_are_passed_on_once() {
     assert!(ended.stdout.ends_with(counts), "{ended:?}");
 }
 
+/// As behind an `&` in a script: the command is started to ignore the signal, and may want it all the same.
+#[tokio::test]
+async fn a_signal_that_was_to_be_ignored_is_passed_on() {
+    let cache = cache();
+    let script = Script::new("counter.py", COUNTER);
+    let ours = run(&cache, &OWN);
+    let mut command = Command::new("sh");
+    clean(&mut command);
+    for (name, value) in ours.as_std().get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+        .args(["-c", "trap '' INT; exec \"$@\"", "sh"])
+        .arg(ours.as_std().get_program())
+        .args(ours.as_std().get_args())
+        .arg(&Python::newest().executable)
+        .arg(script.path());
+    let mut program = Program::start(command);
+    program.printed("ready False False False\n").await;
+    within("the signal", async {
+        while !program.stdout().contains("SIGINT\n") {
+            program.signal(Signal::INT);
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    program.tell("").await;
+    let ended = program.wait().await;
+    assert_eq!(ended.code, 9, "{ended:?}");
+}
+
 #[tokio::test]
 async fn a_signal_that_ends_the_command_ends_us() {
     let cache = cache();

@@ -158,6 +158,9 @@ impl Run {
             Ok(child) => child,
             Err(error) => return Ok(not_started(first, &error)),
         };
+        signals
+            .listen_to_ignored()
+            .context("cannot listen for signals")?;
         host.announce(addresses, &address, waits);
         let own = host.start();
         let pid = child.id();
@@ -331,7 +334,7 @@ impl Own {
         while self.hub.client_count() > 0 {
             tokio::select! {
                 () = sleep(POLL) => {}
-                _ = signals.next() => break,
+                () = signals.next_of_ours() => break,
             }
         }
         self.hub.stop.cancel();
@@ -358,30 +361,63 @@ async fn report_exit(daemon: &Daemon, pid: u32, code: u8) {
 }
 
 /// The signals that would end this process, instead of which they are passed on to the command.
-struct Signals(mpsc::Receiver<Signal>);
+struct Signals {
+    inbox: mpsc::Receiver<Signal>,
+    outbox: mpsc::Sender<Signal>,
+    /// Those that this process was started to ignore, as under nohup, or behind an `&` in a script.
+    ignored: Vec<Signal>,
+}
 
 impl Signals {
     fn listen() -> io::Result<Signals> {
-        let (tx, rx) = mpsc::channel(SIGNALS);
-        let ignored = ignored();
-        // What we are told to ignore the command is to ignore, too, as under nohup: it would not if we listened.
-        for kind in PASSED_ON.into_iter().filter(|kind| !ignored.contains(kind)) {
-            let mut stream = signal(SignalKind::from_raw(kind.as_raw()))?;
-            let tx = tx.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() {
-                    let _ = tx.try_send(kind);
-                }
-            });
+        let (outbox, inbox) = mpsc::channel(SIGNALS);
+        let signals = Signals {
+            inbox,
+            outbox,
+            ignored: ignored(),
+        };
+        for kind in PASSED_ON {
+            if !signals.ignored.contains(&kind) {
+                signals.listen_to(kind)?;
+            }
         }
-        Ok(Signals(rx))
+        Ok(signals)
     }
 
-    /// The next one; never, if all are ignored.
+    /// Listens to those that were to be ignored, too: the command is there, and has been started to ignore them, but
+    /// may have changed its mind.
+    fn listen_to_ignored(&self) -> io::Result<()> {
+        self.ignored
+            .iter()
+            .try_for_each(|kind| self.listen_to(*kind))
+    }
+
+    fn listen_to(&self, kind: Signal) -> io::Result<()> {
+        let mut stream = signal(SignalKind::from_raw(kind.as_raw()))?;
+        let outbox = self.outbox.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                let _ = outbox.try_send(kind);
+            }
+        });
+        Ok(())
+    }
+
+    /// The next one.
     async fn next(&mut self) -> Signal {
-        match self.0.recv().await {
+        match self.inbox.recv().await {
             Some(signal) => signal,
             None => std::future::pending().await,
+        }
+    }
+
+    /// The next one that means this process itself.
+    async fn next_of_ours(&mut self) {
+        loop {
+            let signal = self.next().await;
+            if !self.ignored.contains(&signal) {
+                return;
+            }
         }
     }
 
