@@ -154,6 +154,20 @@ impl Hub {
         if let Some(monitor) = self.monitor() {
             monitor.publish(alert);
         }
+        let (concerned, shown) = self.concerned(alert);
+        for client in &self.clients {
+            client.tell_alert(alert, &concerned, &shown);
+        }
+    }
+
+    /// Tells a finding that stands to a client that has just come, if it has its processes in view.
+    pub(crate) fn alert_to(&self, client: &client::Handle, alert: &Alert) {
+        let (concerned, shown) = self.concerned(alert);
+        client.tell_alert(alert, &concerned, &shown);
+    }
+
+    /// The sessions that a finding is about, and those of them that have a child session of a tree.
+    fn concerned(&self, alert: &Alert) -> (Vec<Info>, HashSet<SessionId>) {
         let sessions = alert.finding.sessions.iter();
         let concerned: Vec<Info> = sessions.filter_map(|id| self.info(*id)).collect();
         // The root of a tree leaves to its child sessions what they show.
@@ -166,9 +180,7 @@ impl Hub {
                     .any(|client| client.is_child_session_of(*id))
             })
             .collect();
-        for client in &self.clients {
-            client.tell_alert(alert, &concerned, &shown);
-        }
+        (concerned, shown)
     }
 
     /// What is known of a session, be it an ended one.

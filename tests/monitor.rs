@@ -87,14 +87,19 @@ async fn what_is_wrong_is_told_over_http_dap_and_the_command_line() {
     assert!(report["system"]["memory"]["total"].as_u64() > Some(0));
     assert_eq!(report["summary"]["dropped"], json!([]));
 
-    // A part of it, of some.
-    let (_, body) = daemon
-        .verb(
-            "monitor",
-            json!({ "part": "locks", "selector": "name=nobody" }),
-        )
-        .await;
-    assert_eq!((&body["locks"], body.get("tasks")), (&json!([]), None));
+    // A part of it, of some; and nothing is said of nobody.
+    let of = |name: &str| json!({ "part": "locks", "selector": format!("name={name}") });
+    let (_, body) = daemon.verb("monitor", of("a.py")).await;
+    assert_eq!(
+        (&body["locks"][0]["lock"], body.get("tasks")),
+        (&json!("db"), None)
+    );
+    let (status, body) = daemon.verb("monitor", of("nobody")).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (404, &json!("not-found")),
+        "{body}"
+    );
     let nobody = json!({ "view": "merged", "sessions": "name=nobody" });
     let mut client = Client::start(&daemon).arguments(&nobody).attached().await;
     let body = client
@@ -123,9 +128,13 @@ async fn what_is_wrong_is_told_over_http_dap_and_the_command_line() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let output = daemon.run(&["report", "--json", "pid=1"]).await;
-    let body: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-    assert_eq!(body["findings"], json!([]));
+    let output = daemon.run(&["report", "pid=1"]).await;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("no session matches pid=1; there are a.py"),
+        "{text}"
+    );
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     let output = daemon.run(&["monitor", "locks"]).await;
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.starts_with("Locks (1):\n  PROCESS  LOCK"), "{text}");
@@ -194,8 +203,15 @@ async fn the_consoles_that_show_a_process_are_told() {
             "{text}"
         );
     }
+    // Who comes when it has been found is told, too.
+    let late = json!({ "view": "merged" });
+    let mut late = Client::start(&daemon).arguments(&late).attached().await;
+    let output = late
+        .event_where("output", |body| body["category"] == "important")
+        .await;
+    assert_eq!(output["line"], 12);
     process.says(locks(&[]));
-    for client in [&mut merged, &mut one] {
+    for client in [&mut merged, &mut one, &mut late] {
         let is_end = |body: &Value| {
             let text = body["output"].as_str().unwrap_or_default();
             text.starts_with("dbgproxy: no longer: `db`")
@@ -316,7 +332,6 @@ async fn the_console_has_the_parts_as_commands() {
             ":locks",
             &["Locks (1):", "db", "Thread-1", "/srv/app.py:12"][..],
         ),
-        (":locks name=nobody", &["Locks: none"]),
         (
             ":tasks all",
             &[
@@ -352,6 +367,9 @@ async fn the_console_has_the_parts_as_commands() {
             assert!(text.contains(part), "{line}: {part}: {text}");
         }
     }
+    let nobody = json!({ "expression": ":locks name=nobody", "context": "repl" });
+    let why = client.refused("evaluate", nobody).await;
+    assert!(why.contains("no session matches name=nobody"), "{why}");
     let completions = json!({ "text": ":fin", "column": 5 });
     let body = client.request("completions", completions).await;
     assert_eq!(body["targets"][0]["label"], ":findings");

@@ -153,6 +153,24 @@ os._exit(0)
 ";
 
 #[tokio::test]
+async fn locks_of_one_line_have_numbers() {
+    let mut peer = Peer::start().await;
+    let pair = "import sys, threading\na, b = threading.Lock(), threading.Lock()\na.acquire(), b.acquire()\nsys.stdin.readline()\n";
+    let script = Script::new("pair.py", pair);
+    let mut program = start(Python::newest(), &peer, Some("locks"), &script).await;
+    let sample = peer
+        .sample("two locks", |sample| locks(sample).count() == 2)
+        .await;
+    let mut names: Vec<&str> = locks(&sample)
+        .filter_map(|lock| lock["name"].as_str())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["pair.py:2", "pair.py:2 #2"]);
+    program.tell("").await;
+    assert_eq!(program.wait().await.code, 0);
+}
+
+#[tokio::test]
 async fn threads_that_wait_for_each_other_are_seen() {
     for python in Python::all() {
         eprintln!("{python}");
@@ -164,7 +182,7 @@ async fn threads_that_wait_for_each_other_are_seen() {
                 locks(sample).filter(|it| it["waiterCount"] == 1).count() == 2
             })
             .await;
-        assert_eq!(sample["monitors"], json!(["locks"]));
+        assert_eq!(sample["monitors"], json!(["locks", "tasks"]));
         let a = made_at(&sample, &script, "# A");
         let b = made_at(&sample, &script, "# B");
         assert_eq!(
@@ -567,12 +585,14 @@ async fn of_ten_thousand_tasks_the_oldest_are_told() {
         let script = Script::new("many.py", MANY);
         let mut program = start(python, &peer, None, &script).await;
         let sample = peer
-            .sample("all tasks", |it| it["tasks"]["total"] == 10_001)
+            .sample("all tasks, as soon as they wait", |it| {
+                let waits = |it: &Value| it["coroutine"] == "worker" && it["awaits"].is_string();
+                it["tasks"]["total"] == 10_001 && tasks(it).any(waits)
+            })
             .await;
         assert_eq!(tasks(&sample).count(), 200);
         assert_eq!(sample["tasks"]["dropped"], 9_801);
         assert_eq!(sample["tasks"]["created"], 10_001);
-        assert!(tasks(&sample).any(|it| it["coroutine"] == "worker" && it["awaits"].is_string()));
         assert!(sample["cost"].is_number());
         program.tell("").await;
         program.printed("cancelled").await;

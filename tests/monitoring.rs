@@ -213,9 +213,14 @@ async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
     }
     assert_eq!(sites.len(), 4, "{finding}");
 
-    // An IDE that comes later asks for it; a cycle is told to those that are there.
+    // An IDE that comes later is told what stands, and may ask.
     let merged = json!({ "view": "merged" });
     let mut client = Client::start(&daemon).arguments(&merged).attached().await;
+    let is_told = |body: &Value| {
+        let text = body["output"].as_str().unwrap_or_default();
+        body["category"] == "important" && text.starts_with("dbgproxy: deadlock: ")
+    };
+    client.event_where("output", is_told).await;
     let findings = console(&mut client, ":findings").await;
     assert!(findings.contains("! lock-cycle"), "{findings}");
     assert!(findings.contains("deadlock: "), "{findings}");
@@ -227,6 +232,12 @@ async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
     let output = daemon.run(&["report"]).await;
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("! lock-cycle: deadlock: "), "{text}");
+    // The program waits in its own code, not in what watches it.
+    let (_, stacks) = daemon.verb("stacks", json!({})).await;
+    let stacks = stacks.to_string();
+    let file = script.path().display().to_string();
+    assert!(stacks.contains(&file), "{stacks}");
+    assert!(!stacks.contains("_locks.py"), "{stacks}");
 
     program.tell("").await;
     program.printed("over").await;

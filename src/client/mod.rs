@@ -334,6 +334,9 @@ impl Client {
         self.handle.is_live();
         self.answer_attach(out);
         self.announce_known(out);
+        if let Some(monitor) = self.hub.monitor() {
+            monitor.came(self.handle.clone());
+        }
     }
 
     fn answer_attach(&mut self, out: &mut Outbox) {

@@ -359,6 +359,16 @@ impl Findings {
         !self.open.is_empty()
     }
 
+    /// Those that are open and have been told, as they are told to somebody who has not heard of them; the oldest first.
+    #[must_use]
+    pub fn standing(&self) -> Vec<Alert> {
+        let mut open: Vec<&Open> = self.open.values().filter(|open| !open.is_quiet).collect();
+        open.sort_by_key(|open| open.finding.id);
+        open.into_iter()
+            .map(|open| open.alert(Reason::Opened))
+            .collect()
+    }
+
     /// How many of each kind are open.
     #[must_use]
     pub fn open_counts(&self) -> HashMap<Kind, usize> {

@@ -88,7 +88,10 @@ impl LockMonitor {
         // What it says last counts, also if its end was known before.
         self.left.retain(|left| left.found.sessions != [session]);
         let ended = match exit {
-            Some(code) => format!("{} has ended with {code}", context.name(session)),
+            Some(code) => format!(
+                "{} has ended with the exit code {code}",
+                context.name(session)
+            ),
             None => format!("{} has ended", context.name(session)),
         };
         // Those of the process alone have gone with it, and are told of together.

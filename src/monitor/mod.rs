@@ -32,6 +32,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, sleep_until};
 
+use crate::client;
 use crate::config::Monitoring;
 use crate::hub::{Hub, News, Reason as NewsReason};
 use crate::selector::Selector;
@@ -515,6 +516,8 @@ enum Mail {
     Dropped(SessionId, u64, String),
     /// An agent is gone.
     Gone(SessionId, u64),
+    /// A client has come, which has heard of no finding yet.
+    Came(Arc<client::Handle>),
     /// Somebody wants to know something.
     Ask(Question, oneshot::Sender<Value>),
 }
@@ -537,6 +540,11 @@ impl Handle {
             count,
             "samples that came too soon after another".into(),
         ));
+    }
+
+    /// A client is told of the findings that stand.
+    pub(crate) fn came(&self, client: Arc<client::Handle>) {
+        self.tell(Mail::Came(client));
     }
 
     /// An agent is gone. Nobody says so again, so it waits for its turn where a sample would be left out.
@@ -646,6 +654,11 @@ async fn run(
                         }
                     }
                     Some(Mail::Gone(session, agent)) => monitor.on_gone(session, agent, moment.now),
+                    Some(Mail::Came(client)) => {
+                        for alert in monitor.findings.standing() {
+                            hub.alert_to(&client, &alert);
+                        }
+                    }
                     Some(Mail::Ask(Question { part, selector }, reply)) => {
                         let infos = hub.infos(&selector);
                         monitor.system.daemon = hub.figures();

@@ -522,9 +522,42 @@ impl Task {
         }
     }
 
-    /// Where it waits, or else where it was made.
+    /// Where it waits, in the program's own code if it is there, or else where it was made.
     fn place(&self) -> Option<Site> {
-        let innermost = self.chain.last().map(|frame| Site::from(&frame.site()));
-        innermost.or_else(|| self.site.as_ref().map(Site::from))
+        let sites = || {
+            self.chain
+                .iter()
+                .rev()
+                .map(|frame| Site::from(&frame.site()))
+        };
+        let own = sites().find(|site| !is_library(&site.file));
+        own.or_else(|| sites().next())
+            .or_else(|| self.site.as_ref().map(Site::from))
     }
+}
+
+#[cfg(test)]
+#[test]
+fn files_of_the_library() {
+    for (file, is_one) in [
+        ("/usr/lib/python3.11/asyncio/locks.py", true),
+        ("<frozen runpy>", true),
+        ("/usr/lib/python3/dist-packages/a.py", false),
+        ("/srv/venv/lib/python3.13/site-packages/a/b.py", false),
+        ("/srv/app.py", false),
+        ("/srv/python3.x/app.py", false),
+    ] {
+        assert_eq!(is_library(file), is_one, "{file}");
+    }
+}
+
+/// Whether a file is one of Python's standard library: below `python3.11/`, and not in a directory of packages there.
+fn is_library(file: &str) -> bool {
+    let mut parts = file.split(['/', '\\']);
+    let is_python = |part: &str| {
+        part.strip_prefix("python3.")
+            .is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    file.starts_with('<')
+        || parts.any(is_python) && !matches!(parts.next(), Some("site-packages" | "dist-packages"))
 }

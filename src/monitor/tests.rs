@@ -443,7 +443,7 @@ fn a_lock_whose_holder_has_ended_is_a_leak() {
     assert_eq!((open.len(), open[0].count), (1, 8));
     let message = &open[0].message;
     assert!(
-        message.contains("has ended with 9 and held `l0` (threading.Lock), taken by"),
+        message.contains("has ended with the exit code 9 and held `l0` (threading.Lock), taken by"),
         "{message}"
     );
     assert!(message.ends_with("and 3 more"), "{message}");

@@ -556,6 +556,9 @@ def places():
     debuggers = [pydevd + "pydev", pydevd + "_pydev"]  # where it is not part of debugpy, others are beside it
     if getattr(sys.modules.get("debugpy"), "__file__", None):
         debuggers.append(os.path.join(os.path.dirname(absolute(sys.modules["debugpy"].__file__)), ""))
+    if getattr(sys.modules.get("dbgproxy"), "__file__", None):
+        agent = os.path.dirname(absolute(sys.modules["dbgproxy"].__file__))
+        debuggers += [os.path.join(agent, ""), os.path.join(os.path.dirname(agent), "sitecustomize.py")]
     debuggers = tuple(debuggers)
 
     @functools.lru_cache(maxsize=None)

@@ -835,11 +835,9 @@ def environment():
 
 
 def monitored_parts():
-    """What the program's environment wants to be monitored."""
+    """What the program's environment wants to be monitored: tasks, and what it names beside them; or nothing."""
     parts = {part.strip() for part in os.environ.get("DBGPROXY_MONITOR", "tasks").split(",")}
-    if "tasks+" in parts:
-        parts.add("tasks")
-    return frozenset() if "off" in parts else frozenset(parts & {"locks", "tasks", "tasks+"})
+    return frozenset() if "off" in parts else frozenset(parts & {"locks", "tasks+"} | {"tasks"})
 
 
 def has_locks():

@@ -294,11 +294,19 @@ def record_of(lock, kind, name, frame, is_held, counts=False):
     return Record(lock, kind, name, frame, is_held, {} if counts else None)
 
 
+#: How many locks have been made at each place, of at most so many places as there are locks.
+_made = {}
+
+
 def title(frame, kind):
-    """Locks that have no name are called by where they are made."""
+    """Locks that have no name are called by where they are made; from the second one there, with a number."""
     if frame is None:
         return kind
-    return "%s:%d" % (os.path.basename(frame.f_code.co_filename), frame.f_lineno)
+    made_at = "%s:%d" % (os.path.basename(frame.f_code.co_filename), frame.f_lineno)
+    number = _made.get(made_at, 0) + 1
+    if number > 1 or len(_made) < LOCKS:
+        _made[made_at] = number
+    return made_at if number == 1 else "%s #%d" % (made_at, number)
 
 
 def has_room():
