@@ -29,8 +29,8 @@ LOOPS, THREADS, DEPTH = 20, 200, 200
 LOOK, BLOCKED = 0.05, 0.1
 #: Seconds at least between two samples, also if a blocked loop is to be told of at once.
 AT_LEAST = 0.25
-#: The part of a core that all this may take.
-SHARE = 0.01
+#: The part of a core that samples may take, and looks at loops beside them as much again.
+SHARE = 0.005
 #: Seconds that the last sample may take of the program's end, each for waiting until its turn and by what is known.
 LAST = 0.05
 
