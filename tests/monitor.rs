@@ -142,7 +142,7 @@ async fn what_is_wrong_is_told_over_http_dap_and_the_command_line() {
         daemon.run(&["monitor", "looks"]).await.status.code(),
         Some(2)
     );
-    assert!(daemon.log().contains("finding"));
+    assert!(daemon.log().contains(" finding id=1 kind=\"lock-held\" "));
 }
 
 #[tokio::test]

@@ -351,6 +351,37 @@ sys.stdout.write(seen.decode().replace('\r', ''))
 ";
 
 #[tokio::test]
+async fn what_is_found_wrong_does_not_come_among_the_commands_words() {
+    let cache = cache();
+    let held = "import threading\nlock = threading.Lock()\nlock.acquire()\ninput()\n";
+    let script = Script::new("held.py", held);
+    let mut command = run(&cache, &OWN);
+    command
+        .env("DBGPROXY_MONITOR", "locks")
+        .env("DBGPROXY_MONITOR_INTERVAL", "0.1")
+        .env("DBGPROXY_MONITOR_LOCK_HELD", "0.1")
+        .arg(&Python::newest().executable)
+        .arg(script.path());
+    let mut program = Program::start(command);
+    let address = address(&program).await;
+    within("a finding", async {
+        loop {
+            let mut report = Command::new(env!("CARGO_BIN_EXE_dbgproxy"));
+            clean(&mut report);
+            let report = report.args(["report", "--connect", &address]).output();
+            let report = report.await.expect("it can be asked");
+            if String::from_utf8_lossy(&report.stdout).contains("! lock-held: ") {
+                break;
+            }
+        }
+    })
+    .await;
+    program.tell("").await;
+    let ended = program.wait().await;
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_terminal_is_the_commands() {
     let cache = cache();
     let counter = Script::new("counter.py", COUNTER).with("terminal.py", TERMINAL);

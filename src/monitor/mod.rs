@@ -580,11 +580,12 @@ impl Handle {
 /// Writes a finding to the daemon's log.
 pub(crate) fn trace(Alert { reason, finding }: &Alert) {
     // Under a name of its own: `message` is what the event itself is called by.
-    let (id, kind, what) = (finding.id, finding.kind, &*finding.message);
+    let (id, kind, what) = (finding.id, json!(finding.kind), &*finding.message);
+    // No warning, which would come among the words of a program under `dbgproxy run`: it is the program's matter.
     match reason {
-        Reason::Opened => tracing::warn!(id, ?kind, what, "finding"),
-        Reason::Repeated => tracing::info!(id, ?kind, what, "a finding lasts"),
-        Reason::Ended => tracing::info!(id, ?kind, what, "a finding has ended"),
+        Reason::Opened => tracing::info!(id, %kind, what, "finding"),
+        Reason::Repeated => tracing::info!(id, %kind, what, "a finding lasts"),
+        Reason::Ended => tracing::info!(id, %kind, what, "a finding has ended"),
     }
 }
 
