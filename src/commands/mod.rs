@@ -35,7 +35,7 @@ pub use sessions::Sessions;
 pub use setup::Setup;
 pub use top::Top;
 pub use verbs::{
-    Asking, Break, BreakAdd, BreakWhat, Eval, Monitor, Over, OverNamed, Part, Place, Vars, Which,
+    Asking, Break, BreakAdd, BreakWhat, Eval, Monitor, Over, OverNamed, Place, Vars, Which,
 };
 
 /// One port for debugging Python programs that are many processes, from any number of IDEs

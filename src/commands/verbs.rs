@@ -7,11 +7,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::http::Daemon;
 use super::{Failure, put};
+use crate::monitor::Part;
 use crate::selector::Selector;
 use crate::text;
 
@@ -62,22 +62,6 @@ pub struct Monitor {
     /// Of which sessions.
     #[command(flatten)]
     pub over: Over,
-}
-
-/// What the monitor knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Locks: who holds what, and who waits for it
-    Locks,
-    /// asyncio's tasks and event loops
-    Tasks,
-    /// Processes, and the sessions of their own
-    Sessions,
-    /// The host
-    System,
-    /// What is wrong
-    Findings,
 }
 
 /// The arguments of `terminate` and `detach`, for which sessions must be named.

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -146,15 +146,15 @@ impl Moment<'_> {
     }
 }
 
-/// What can be asked for by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// What can be asked for by itself; also on the command line, whose help these words are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// The locks.
+    /// Locks: who holds what, and who waits for it.
     Locks,
-    /// The tasks and the event loops.
+    /// asyncio's tasks and event loops.
     Tasks,
-    /// The processes, and the parts of their work.
+    /// Processes, and the sessions of their own.
     Sessions,
     /// The host.
     System,

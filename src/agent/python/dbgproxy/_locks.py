@@ -356,6 +356,8 @@ class MonitoredLock(metaclass=Kind):
             return self._lock.__reduce_ex__(2)  # It says that it cannot be copied.
         return MonitoredLock, (self._lock, self._record.name)
 
+    # What `Record.took` does stands here twice, because each use of a lock would pay for the call.
+
     def __enter__(self):
         if self._try(False):
             record = self._record
