@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,12 +12,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::children::{Server, memory};
+use crate::children::{Prepared, Server, memory};
 use crate::peers::Client;
-use crate::{Effort, Goal, median, remark, report};
-
-/// The prepared environments, by version and debugpy.
-const PYTHONS: [&str; 3] = ["3.9-1.8.21", "3.11-1.8.22", "3.13-1.8.22"];
+use crate::{Effort, Goal, median, report};
 
 /// Says what of a processor it has used so far, and at each further line how many nanoseconds a call takes; or else spins until it is ended.
 const PROGRAM: &str = "\
@@ -55,8 +52,7 @@ const LEAVE: Duration = Duration::from_secs(30);
 
 /// What all measures on one version need.
 struct Setting {
-    version: &'static str,
-    python: PathBuf,
+    python: Prepared,
     daemon: Server,
     /// What attaches a process to the daemon.
     environment: BTreeMap<String, String>,
@@ -76,7 +72,7 @@ struct Program {
 
 impl Program {
     fn start(setting: &Setting, is_attached: bool) -> Program {
-        let mut command = Command::new(&setting.python);
+        let mut command = Command::new(&setting.python.interpreter);
         command
             .arg(setting.file())
             .stdin(Stdio::piped())
@@ -131,17 +127,7 @@ impl Drop for Program {
 }
 
 impl Setting {
-    fn new(version: &'static str) -> Option<Setting> {
-        let python = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("target/python")
-            .join(version)
-            .join("bin/python");
-        if !python.exists() {
-            let python = python.display();
-            let text = format_args!("passed over: there is no {python}; tests/setup.sh makes it");
-            remark("sleeping process", text);
-            return None;
-        }
+    fn new(python: Prepared) -> Setting {
         let directory = tempfile::tempdir().expect("there is room for a file");
         let daemon = Server::daemon();
         let output = Command::new(env!("CARGO_BIN_EXE_dbgproxy"))
@@ -152,7 +138,6 @@ impl Setting {
             .expect("dbgproxy starts");
         let environment = serde_json::from_slice(&output.stdout).expect("an object of texts");
         let setting = Setting {
-            version,
             python,
             daemon,
             environment,
@@ -162,7 +147,7 @@ impl Setting {
         // The first one compiles the agent.
         drop(Program::start(&setting, true));
         thread::sleep(HELLO);
-        Some(setting)
+        setting
     }
 
     fn file(&self) -> PathBuf {
@@ -170,8 +155,7 @@ impl Setting {
     }
 
     fn name(&self, what: &str) -> String {
-        let version = self.version.split('-').next().unwrap_or_default();
-        format!("{what}, {version}")
+        format!("{what}, {}", self.python.version())
     }
 
     /// A client of one process, with a breakpoint or none.
@@ -202,12 +186,11 @@ impl Setting {
 
 /// What sleeping processes cost.
 pub fn asleep(effort: Effort) {
-    for version in PYTHONS {
-        if let Some(setting) = Setting::new(version) {
-            start(&setting, effort);
-            calls(&setting, effort);
-            wake(&setting, effort);
-        }
+    for python in Prepared::all("sleeping process") {
+        let setting = Setting::new(python);
+        start(&setting, effort);
+        calls(&setting, effort);
+        wake(&setting, effort);
     }
 }
 

@@ -3,8 +3,41 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use crate::remark;
+
+/// An interpreter that `tests/setup.sh` has prepared, with debugpy.
+pub struct Prepared {
+    name: &'static str,
+    pub interpreter: PathBuf,
+}
+
+impl Prepared {
+    /// The versions that are there; those that are not are said to be passed over in this measure.
+    pub fn all(measure: &str) -> Vec<Prepared> {
+        let find = |name| {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python");
+            let interpreter = directory.join(name).join("bin/python");
+            if interpreter.exists() {
+                return Some(Prepared { name, interpreter });
+            }
+            let path = interpreter.display();
+            let text = format_args!("passed over: there is no {path}; tests/setup.sh makes it");
+            remark(measure, text);
+            None
+        };
+        let names = ["3.9-1.8.21", "3.11-1.8.22", "3.13-1.8.22"];
+        names.into_iter().filter_map(find).collect()
+    }
+
+    /// Of Python, such as `3.11`.
+    pub fn version(&self) -> &str {
+        self.name.split('-').next().unwrap_or_default()
+    }
+}
 
 /// A child process that listens; it is killed when it is dropped.
 pub struct Server {
