@@ -19,6 +19,7 @@ from _thread import LockType, RLock as RLockType, allocate_lock, get_ident
 from time import monotonic
 
 getframe, getrefcount = sys._getframe, sys.getrefcount
+new = object.__new__
 ref_to = weakref.ref
 
 #: Locks that are monitored at a time; what is made beyond them is an ordinary lock, and counted.
@@ -58,8 +59,12 @@ def is_library(code):
     """Is it of the standard library, or of the debugger, and not of the program?"""
     file = code.co_filename
     if file.startswith(_LIBRARY):
-        return not file.startswith(_PACKAGES) or _DEBUGGER in file
-    return file.startswith(("<frozen ", _HERE)) or _DEBUGGER in file
+        return not file.startswith(_PACKAGES) or is_debugger(code)
+    return file.startswith(("<frozen ", _HERE)) or is_debugger(code)
+
+
+def is_debugger(code):
+    return _DEBUGGER in code.co_filename
 
 
 def is_library_file(file):
@@ -320,33 +325,63 @@ def has_room():
 # ---- wrappers ----------------------------------------------------------------------------------------------------
 
 
-class _Direct(property):
-    """A method that is the wrapped lock's own: for a `with` statement it takes no call of a Python function."""
+def entering(record, take, is_mine=None):
+    """What a `with` statement takes a lock by, and notes it; it looks for nothing, since all that it needs is here.
 
-    def __call__(self, wrapper, *args):
-        return self.__get__(wrapper)(*args)
+    What `Record.took` does stands here again, because each use of a lock would pay for the call.
+    take: the lock's own `acquire`. is_mine: says whether this thread has it already.
+    """
+
+    def enter():
+        if is_mine is not None and is_mine():
+            return take()
+        if take(False):
+            record.owner = get_ident()
+            record.since = monotonic()
+            frame = getframe(1)
+            record.at_code = frame.f_code
+            record.at_lasti = frame.f_lasti
+            record.acquisitions += 1
+            return True
+        return record.take(take, (), {}, getframe(1))
+
+    def enter_one_of_many():
+        return record.take(take, (), {}, getframe(1))
+
+    return enter if record.holders is None else enter_one_of_many
 
 
 class Kind(type):
-    """A program may ask of any lock whether it is one of those that `threading.Lock()` makes, which are wrappers now."""
+    """The wrappers' class, for those who ask it.
+
+    A program may ask of any lock whether it is one of those that `threading.Lock()` makes, which are wrappers now. And
+    it may call the methods of a lock's class, as `ExitStack` does, which are each lock's own.
+    """
 
     def __instancecheck__(cls, instance):
         return type.__instancecheck__(cls, instance) or isinstance(instance, cls.bare)
+
+    __enter__ = property(lambda cls: _enter)
+    __exit__ = property(lambda cls: _exit)
+    release = property(lambda cls: lambda self, *args: self.release(*args))
+
+
+def _enter(self):
+    return self._enter_from(outside(getframe(1)))
+
+
+def _exit(self, *error):
+    return self.__exit__(*error)
 
 
 class MonitoredLock(metaclass=Kind):
     """A lock that the monitor sees, to be used in the place of the one that it wraps."""
 
-    __slots__ = ("_lock", "_try", "_record", "_exit", "release", "__weakref__")
+    __slots__ = ("_lock", "_record", "_try", "__enter__", "__exit__", "release", "__weakref__")
     bare = ()
 
     def __new__(cls, lock=None, name=None):
         return wrap(lock, name, getframe(1))
-
-    def __getattr__(self, name):
-        if name in MonitoredLock.__slots__:
-            raise AttributeError(name)  # It is half made.
-        return getattr(self._lock, name)
 
     def __repr__(self):
         return "<monitored %s %r: %r>" % (self._record.kind, self._record.name, self._lock)
@@ -356,35 +391,11 @@ class MonitoredLock(metaclass=Kind):
             return self._lock.__reduce_ex__(2)  # It says that it cannot be copied.
         return MonitoredLock, (self._lock, self._record.name)
 
-    # What `Record.took` does stands here twice, because each use of a lock would pay for the call.
-
-    def __enter__(self):
-        if self._try(False):
-            record = self._record
-            record.owner = get_ident()
-            record.since = monotonic()
-            frame = getframe(1)
-            record.at_code = frame.f_code
-            record.at_lasti = frame.f_lasti
-            record.acquisitions += 1
-            return True
-        return self._record.wait(self._try, (), {}, getframe(1), False)
-
-    __exit__ = _Direct(attrgetter("_exit"))
-
     def acquire(self, *args, **kwargs):
-        if args or kwargs:
-            return self._record.take(self._try, args, kwargs, getframe(1))
-        if self._try(False):
-            record = self._record
-            record.owner = get_ident()
-            record.since = monotonic()
-            frame = getframe(1)
-            record.at_code = frame.f_code
-            record.at_lasti = frame.f_lasti
-            record.acquisitions += 1
+        if not args and not kwargs and self._try(False):
+            self._record.took(getframe(1))
             return True
-        return self._record.wait(self._try, (), {}, getframe(1), False)
+        return self._record.take(self._try, args, kwargs, getframe(1))
 
     def _enter_from(self, frame):
         return self._record.take(self._try, (), {}, frame)
@@ -408,7 +419,18 @@ class MonitoredLock(metaclass=Kind):
         self._record.took(_At(code, lasti), task)
 
     async def __aexit__(self, kind, error, traceback):
-        self._exit(kind, error, traceback)
+        self.__exit__(kind, error, traceback)
+
+
+class _Whole(MonitoredLock):
+    """Around a lock that may have more to it than the monitor knows."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        if name in MonitoredLock.__slots__ or name == "_is_mine":
+            raise AttributeError(name)  # It is half made.
+        return getattr(self._lock, name)
 
 
 class _At:
@@ -428,12 +450,11 @@ class WrappedLock(MonitoredLock):
     #: For `isinstance` it is what it wraps.
     __class__ = property(lambda self: type(self._lock))
 
-    def locked(self):
-        return self._lock.locked()
-
-    def _is_owned(self):
-        # A Condition would find it out by trying to take it.
-        return self._lock.locked()
+    locked = locked_lock = property(attrgetter("_lock.locked"))
+    # A Condition would find it out by trying to take it.
+    _is_owned = locked
+    acquire_lock = property(attrgetter("acquire"))
+    release_lock = property(attrgetter("release"))
 
     def _at_fork_reinit(self):
         self._lock._at_fork_reinit()
@@ -460,12 +481,11 @@ class NamedLock(WrappedLock):
     __slots__ = ()
 
     _try = property(attrgetter("_lock.acquire"))
-    _exit = property(attrgetter("_lock.__exit__"))
     release = property(attrgetter("_lock.release"))
-    __exit__ = _Direct(attrgetter("_lock.__exit__"))
 
     def __enter__(self):
-        if self._lock.acquire(False):
+        lock = self._lock
+        if lock.acquire(False):
             record = self._record
             record.owner = get_ident()
             record.since = monotonic()
@@ -474,29 +494,15 @@ class NamedLock(WrappedLock):
             record.at_lasti = frame.f_lasti
             record.acquisitions += 1
             return True
-        return self._record.wait(self._lock.acquire, (), {}, getframe(1), False)
+        return self._record.take(lock.acquire, (), {}, getframe(1))
 
 
-class WrappedRLock(MonitoredLock):
+class WrappedRLock(_Whole):
     """Around a `threading.RLock`. What is noted is its first holder's."""
 
     __slots__ = ("_is_mine",)
     bare = RLockType
     __class__ = property(lambda self: type(self._lock))
-
-    def __enter__(self):
-        if self._is_mine():
-            return self._try()
-        if self._try(False):
-            record = self._record
-            record.owner = get_ident()
-            record.since = monotonic()
-            frame = getframe(1)
-            record.at_code = frame.f_code
-            record.at_lasti = frame.f_lasti
-            record.acquisitions += 1
-            return True
-        return self._record.wait(self._try, (), {}, getframe(1), False)
 
     def acquire(self, *args, **kwargs):
         if self._is_mine():
@@ -529,25 +535,22 @@ class WrappedRLock(MonitoredLock):
         self._record.reset()
 
 
-class _Other(MonitoredLock):
+class _Other(_Whole):
     """Around whatever else has `acquire` and `release`. Nobody can ask it whether it is held: that is noted."""
 
     __slots__ = ()
 
-    def __enter__(self):
-        return self._record.take(self._try, (), {}, getframe(1))
 
-    def acquire(self, *args, **kwargs):
-        return self._record.take(self._try, args, kwargs, getframe(1))
-
-
-class _Async(MonitoredLock):
+class _Async(_Whole):
     """Around an `asyncio` lock, or what is like it."""
 
     __slots__ = ()
 
-    def __enter__(self):
+    def _enter_from(self, frame):
         raise TypeError("it is a lock for coroutines: use `async with`")
+
+    def __enter__(self):
+        self._enter_from(None)
 
     async def acquire(self):
         return await take_async(self._record, self._lock, self._try, outside(getframe(1)))
@@ -608,7 +611,7 @@ def wrap(lock, name=None, frame=None):
         if flags & 0x180 and hasattr(lock, "locked"):  # CO_COROUTINE or CO_ITERABLE_COROUTINE
             cls, held = _Async, is_locked
         elif hasattr(lock, "_semlock") and "Semaphore" not in kind.__name__ and not hasattr(lock, "notify"):
-            cls, held = (WrappedRLock if kind.__name__ == "RLock" else MonitoredLock), is_locked_here
+            cls, held = (WrappedRLock if kind.__name__ == "RLock" else _Whole), is_locked_here
     counts = "Semaphore" in called
     record = record_of(lock, called, name, frame, None if counts else held, counts)
     return dress(cls, lock, record)
@@ -619,15 +622,18 @@ def fields(lock):
 
 
 def dress(cls, lock, record):
-    self = object.__new__(cls)
+    self = new(cls)
     self._lock = lock
     self._record = record
-    inner = getattr(lock, "_semlock", lock) if cls in (MonitoredLock, WrappedRLock) else lock
-    self._try = inner.acquire
-    if cls is WrappedRLock:
-        self._is_mine = inner._is_owned if inner is lock else inner._is_mine
+    inner = getattr(lock, "_semlock", lock) if cls in (_Whole, WrappedRLock) else lock
     if inner is not lock:
         record.shared = inner.name
+    self._try = inner.acquire
+    is_mine = None
+    if cls is WrappedRLock:
+        is_mine = self._is_mine = inner._is_owned if inner is lock else inner._is_mine
+    if cls is not _Async:
+        self.__enter__ = entering(record, inner.acquire, is_mine)
     if record.is_held is None or cls is _Async:
         give = lock.release
         if record.is_held is None:
@@ -638,10 +644,10 @@ def dress(cls, lock, record):
                 return release(*args)
 
         self.release = give
-        self._exit = lambda kind, error, traceback: give() and None
+        self.__exit__ = lambda kind, error, traceback: give() and None
     else:
         self.release = inner.release
-        self._exit = inner.__exit__
+        self.__exit__ = inner.__exit__
     return self
 
 
@@ -654,13 +660,18 @@ def monitor_lock(name, lock=None):
     """See `dbgproxy.monitor_lock`."""
     if lock is None:
         return named(text(str(name)), getframe(1))
-    record = records.get(id(lock))
-    if record is not None and type(lock) is LockType and record.ref() is lock:
+    if type(lock) is LockType:
+        try:
+            # It is this one's: that of a lock that was here before went with it.
+            record = records[id(lock)]
+        except KeyError:
+            return wrap(lock, name, getframe(1))
         if record.name is not name:
             record.name = text(str(name))
-        self = object.__new__(NamedLock)
+        self = new(NamedLock)
         self._lock = lock
         self._record = record
+        self.__exit__ = lock.__exit__
         return self
     return wrap(lock, name, getframe(1))
 
@@ -691,7 +702,8 @@ def forget(name, ref):
 
 def uses(lock):
     """How often a wrapper's lock, and each of the methods by which it can be given back, are referred to."""
-    return [getrefcount(each) for each in (lock._lock, lock._try, lock._exit, lock.release)]
+    each = lock._lock, lock._try, lock.__exit__, lock.release
+    return list(map(getrefcount, each))
 
 
 def lose(record):

@@ -13,13 +13,15 @@ and the class stays what it is, for `isinstance`, for subclasses, and for pickle
 import os
 import sys
 
+from _operator import attrgetter
 from _thread import LockType, allocate_lock, get_ident
 from time import monotonic
 
 from . import _locks
 from ._locks import (
-    HOLDERS, LOCKS, Kind, NamedLock, OwnLock, Record, WrappedLock, WrappedRLock, attempt, creator, current_task, dress,
-    getframe, has_room, is_library, is_locked, is_locked_again, is_locked_here, records, ref_to, take_async, title,
+    HOLDERS, LOCKS, Kind, NamedLock, OwnLock, Record, WrappedLock, WrappedRLock, attempt, creator, current_task,
+    dress, entering, getframe, has_room, is_library, is_locked, is_locked_again, is_locked_here, records,
+    ref_to, take_async, title,
 )
 
 #: What has been asked for.
@@ -240,13 +242,16 @@ def patch_multiprocessing(synchronize):
         record.shared = shared
         record.again = again = inner.kind == synchronize.RECURSIVE_MUTEX
         self._dbgproxy = record
+        is_mine = inner._is_mine if again else None
 
         def acquire(*args, **kwargs):
-            if again and inner._is_mine():
+            if is_mine is not None and is_mine():
                 return inner.acquire(*args, **kwargs)
-            return record.take(inner.acquire, args, kwargs, outside_of(getframe(1), files))
+            return record.take(inner.acquire, args, kwargs, getframe(1))
 
         self.acquire = acquire
+        self._dbgproxy_enter = entering(record, inner.acquire, is_mine)
+        self._dbgproxy_exit = inner.__exit__
         if counts:
 
             def release():
@@ -255,39 +260,46 @@ def patch_multiprocessing(synchronize):
 
             self.release = release
 
-    within = (synchronize.Condition.__enter__.__code__,)
-
-    @like(semlock.__enter__)
-    def enter(self):
-        inner = self._semlock
-        try:
-            record = self._dbgproxy
-        except AttributeError:
-            return inner.__enter__()
-        if record.again and inner._is_mine():
-            return inner.__enter__()
-        if record.holders is None and inner.acquire(False):
-            record.owner = get_ident()
-            record.since = monotonic()
-            frame = getframe(1)
-            if frame.f_code in within:
-                frame = frame.f_back
-            record.at_code = frame.f_code
-            record.at_lasti = frame.f_lasti
-            record.acquisitions += 1
-            return True
-        return record.take(inner.acquire, (), {}, outside_of(getframe(1), files))
-
-    @like(semlock.__exit__)
+    @like(synchronize.Semaphore.__exit__)
     def leave(self, *args):
         record = getattr(self, "_dbgproxy", None)
         if record is not None:
             record.gave()
         return self._semlock.__exit__(*args)
 
+    enter = synchronize.Condition.__enter__
+
+    @like(enter)
+    def enter_condition(self):
+        lock = self._lock
+        record = getattr(lock, "_dbgproxy", None)
+        if record is None or record.again and lock._semlock._is_mine():
+            return enter(self)
+        return record.take(lock._semlock.acquire, (), {}, getframe(1))
+
+    synchronize.Condition.__enter__ = enter_condition
     semlock._make_name, semlock._make_methods = name, methods
-    semlock.__enter__ = enter
+    for name in ("enter", "exit"):
+        setattr(semlock, "_dbgproxy_" + name, Unmonitored("_semlock.__%s__" % (name,)))
+        setattr(semlock, "__%s__" % (name,), Direct(attrgetter("_dbgproxy_" + name)))
     synchronize.Semaphore.__exit__ = leave
+
+
+class Direct(property):
+    """A method that each object has for itself: a `with` statement finds it without a call of a Python function."""
+
+    def __call__(self, owner, *args):
+        return self.__get__(owner)(*args)
+
+
+class Unmonitored:
+    """Such a method of those that have nothing of their own for it."""
+
+    def __init__(self, name):
+        self.get = attrgetter(name)
+
+    def __get__(self, owner, cls=None):
+        return self if owner is None else self.get(owner)
 
 
 def outside_of(frame, files):
