@@ -474,6 +474,7 @@ async def nearly():
     raise ValueError('nobody asks')  # RAISED
 async def main():
     lost = asyncio.ensure_future(nearly())
+    lost.set_name('lost')
     loop = asyncio.get_running_loop()
     reading = loop.run_in_executor(None, lambda: done.append(sys.stdin.readline()))
     await asyncio.sleep(0)
@@ -484,6 +485,176 @@ asyncio.run(main())
 print('over')
 sys.stdin.readline()
 ";
+
+/// Seconds between samples, when only a last one is wanted.
+const SELDOM: f64 = 3600.0;
+
+#[tokio::test]
+async fn a_forked_child_says_at_its_end_what_it_holds() {
+    let script = Script::new(
+        "children.py",
+        "\
+import multiprocessing, os, sys, threading
+lock = threading.Lock()  # LOCK
+def use():
+    with lock: pass
+def keep():
+    lock.acquire()  # HOLDS
+def parent():
+    child = multiprocessing.get_context('fork').Process(target=keep)
+    child.start()
+    child.join()
+if __name__ == '__main__':
+    sys.stdin.readline()
+    for target in use, keep, parent:
+        child = multiprocessing.get_context('fork').Process(target=target)
+        child.start()
+        child.join()
+",
+    );
+    for python in Python::all() {
+        eprintln!("{python}");
+        let mut peer = Peer::wanting(SELDOM).await;
+        let mut program = start(python, &peer, Some("locks"), &script).await;
+        program.tell("").await;
+        let mut told = vec![program.pid()];
+        for (name, is_held) in [("use", false), ("keep", true)] {
+            let used = |from: i64, it: &Value| {
+                !told.contains(&from) && made_at(it, &script, "# LOCK")["acquisitions"] == 1
+            };
+            let (pid, sample) = peer.sample_of(name, used).await;
+            let lock = made_at(&sample, &script, "# LOCK");
+            let holds = is_at(&lock["holders"][0], &script, "# HOLDS");
+            assert_eq!(holds, is_held, "{lock}");
+            told.push(pid);
+        }
+        // The child of a child says it too.
+        let held = |from: i64, it: &Value| {
+            !told.contains(&from) && made_at(it, &script, "# LOCK")["holders"][0].is_object()
+        };
+        peer.sample_of("a grandchild", held).await;
+        quiet(&program.wait().await);
+    }
+}
+
+const FORGOTTEN: &str = "\
+import asyncio, sys, threading
+async def fails():
+    raise KeyError('forgotten')  # RAISED
+async def main():
+    for _ in range(3):
+        asyncio.ensure_future(fails()).set_name('brief')
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    print('failed', flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+async def before():
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await main()
+asyncio.run(before())
+";
+
+#[tokio::test]
+async fn exceptions_of_tasks_that_no_sample_has_seen_are_told() {
+    let script = Script::new("forgotten.py", FORGOTTEN);
+    for python in Python::all() {
+        eprintln!("{python}");
+        let mut peer = Peer::start().await;
+        let mut program = start(python, &peer, None, &script).await;
+        let one = |it: &Value| it["tasks"]["total"] == 1;
+        peer.sample("its only task", one).await;
+        program.tell("").await;
+        let mut told = 0;
+        while told < 3 {
+            let some = |it: &Value| it["tasks"]["unretrieved"][0].is_object();
+            let sample = peer.sample("exceptions", some).await;
+            let rows = sample["tasks"]["unretrieved"].as_array().expect("a list");
+            for row in rows {
+                assert_eq!(
+                    (&row["task"], &row["message"]),
+                    (&json!("brief"), &json!("KeyError: forgotten"))
+                );
+                assert_eq!(row["site"], json!([script.path(), script.line("# RAISED")]));
+            }
+            told += rows.len();
+        }
+        assert_eq!(told, 3, "each is told once");
+        program.tell("").await;
+        let ended = program.wait().await;
+        assert_eq!(ended.code, 0);
+        // asyncio has said it as ever.
+        let said = ended
+            .stderr
+            .matches("Task exception was never retrieved")
+            .count();
+        assert_eq!(said, 3, "{}", ended.stderr);
+    }
+}
+
+const DEBUGGERS: &str = "\
+import asyncio, sys, time
+slow = {}
+exec(compile('def work(): sleep(0.5)', '/x/debugpy/_vendored/pydevd/work.py', 'exec'), {'sleep': time.sleep}, slow)
+async def main():
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    slow['work']()
+    print('worked', flush=True)
+    await asyncio.sleep(0.2)
+    time.sleep(0.5)  # HERE
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+asyncio.run(main())
+";
+
+#[tokio::test]
+async fn what_the_debugger_takes_does_not_block_a_loop() {
+    let script = Script::new("debuggers.py", DEBUGGERS);
+    for python in Python::all() {
+        eprintln!("{python}");
+        let mut peer = Peer::start().await;
+        let mut program = start(python, &peer, None, &script).await;
+        let running = |it: &Value| it["loops"][0].is_object();
+        peer.sample("a loop", running).await;
+        program.tell("").await;
+        let is_blocked = |it: &Value| it["loops"][0]["blocked"].is_object();
+        let sample = peer.sample("a blocked loop", is_blocked).await;
+        let stack = &sample["loops"][0]["blocked"]["stack"];
+        let here = json!(["main", script.path(), script.line("# HERE")]);
+        assert_eq!(stack[0], here, "{stack}");
+        program.tell("").await;
+        quiet(&program.wait().await);
+    }
+}
+
+const LARGE: &str = "\
+import sys, threading
+source = 'def take(lock): lock.acquire()\\ndef make(threading): return threading.Lock()'
+made = {}
+exec(compile(source, '/' + 30 * 'a-long-directory/' + 'x.py', 'exec'), made)
+locks = [made['make'](threading) for _ in range(200)]
+for lock in locks:
+    lock.acquire()
+waiters = [threading.Thread(target=made['take'], args=[lock], daemon=True) for lock in locks for _ in range(10)]
+for waiter in waiters: waiter.start()
+print('wait', flush=True)
+sys.stdin.readline()
+";
+
+#[tokio::test]
+async fn a_sample_that_would_be_too_large_has_fewer_rows() {
+    let script = Script::new("large.py", LARGE);
+    let python = Python::newest();
+    let mut peer = Peer::start().await;
+    let mut program = start(python, &peer, Some("locks"), &script).await;
+    program.printed("wait").await;
+    let large = |it: &Value| it["locks"]["dropped"].as_i64() > Some(0);
+    let sample = peer.sample("a shortened sample", large).await;
+    let told = locks(&sample).count() as i64;
+    assert!(0 < told && told < 200, "{told}");
+    assert_eq!(sample["locks"]["dropped"], 200 - told);
+    assert!(sample.to_string().len() < 1 << 20);
+    program.tell("").await;
+    quiet(&program.wait().await);
+}
 
 #[tokio::test]
 async fn what_is_held_at_the_end_of_a_process_is_told_with_its_goodbye() {
@@ -498,7 +669,7 @@ lock.acquire()  # HOLDS
     );
     for python in Python::all() {
         eprintln!("{python}");
-        let mut peer = Peer::wanting(3600.0).await;
+        let mut peer = Peer::wanting(SELDOM).await;
         let mut program = start(python, &peer, Some("locks"), &script).await;
         program.tell("").await;
         quiet(&program.wait().await);
@@ -524,6 +695,7 @@ async fn a_loop_that_is_blocked_is_seen_with_the_line_and_an_exception_is_told_o
             .await;
         let error = &sample["tasks"]["unretrieved"][0];
         assert_eq!(error["message"], "ValueError: nobody asks");
+        assert_eq!(error["task"], "lost");
         assert_eq!(
             error["site"],
             json!([script.path(), script.line("# RAISED")])

@@ -50,6 +50,8 @@ MESSAGE, HEADER = 16 << 20, 4096
 ASKED = 64
 #: Seconds between two samples of the monitor, whatever the daemon says.
 INTERVAL_LEAST, INTERVAL_MOST = 0.05, 3600.0
+#: Among multiprocessing's finalizers, which have greater numbers the earlier they are called: after the program's own.
+FINALIZER = -1000
 #: Characters of the command line, and of any other text.
 TEXT = 4096
 
@@ -341,7 +343,7 @@ class Agent:
             with self.busy:
                 from . import _monitor
             self.monitor = _monitor.Monitor(self.parts, self.interval)
-        return self.monitor.turn(lambda body: attempt(link.event, "dbgproxy/monitor", Encoded(body)))
+        return self.monitor.turn(lambda body: attempt(link.event, "dbgproxy/monitor", body))
 
     def watch_last(self):
         """Lets the monitor look once more, at the end of the program: what is held now, nobody will give back."""
@@ -351,7 +353,7 @@ class Agent:
         from . import _monitor
 
         monitor = self.monitor or _monitor.Monitor(self.parts, self.interval)
-        monitor.tell_last(lambda body: link.event("dbgproxy/monitor", Encoded(body)))
+        monitor.tell_last(lambda body: link.event("dbgproxy/monitor", body))
 
     def tell(self, event, body):
         """Sends an event, unless that would take time; then it is lost."""
@@ -617,7 +619,7 @@ def encode(value):
 
 #: What the hooks keep from one to the next: has the fork got the agent's lock, does the agent begin in a later hook
 #: of its own, and which entries of ours are among the filters of warnings.
-_forking = {"locked": False, "late": False, "hushed": ()}
+_forking = {"locked": False, "late": False, "hushed": (), "finalized": False}
 
 
 def _before_fork():
@@ -662,6 +664,15 @@ def _settle_in_child():
     agent = Agent(former.address, uuid4(), former.session, "fork")
     if link is None:
         agent.patience = 0
+    attempt(_tell_ends_of_children)
+
+
+def _tell_ends_of_children():
+    """A child that multiprocessing forks ends without `atexit`, but with what it calls finalizers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and not _forking["finalized"]:
+        _forking["finalized"] = True  # The children of this one know it from here.
+        util.register_after_fork(_at_exit, lambda end: util.Finalize(None, end, exitpriority=FINALIZER))
 
 
 def _begin_in_child():

@@ -8,6 +8,7 @@ at its end. This module knows nothing of the connection to the daemon.
 """
 
 import itertools
+import os
 import sys
 import time
 import weakref
@@ -16,15 +17,20 @@ from _thread import allocate_lock, get_ident
 from time import monotonic
 
 from . import _locks
+from ._agent import Encoded
 from ._locks import (
-    ACTORS, LOST, attempt, fields, file_of, is_library, is_library_file, is_agent, lost, nothing, numbers, place,
-    record_row, records, snapshot, text, wrapped,
+    ACTORS, LOST, attempt, fields, file_of, is_agent, is_debugger, is_library, is_library_file, lost, nothing, numbers,
+    place, record_row, records, snapshot, text, wrapped,
 )
 
 #: Of a sample: locks, tasks, calls of a chain or stack, and exceptions.
 ROWS, CHAIN, EXCEPTIONS = 200, 20, 20
+#: Characters of a whole sample; a larger one has fewer rows. The daemon does not read more than a MiB.
+SAMPLE = 1000000
 #: Loops that are watched, threads that are searched for them, and calls of each that are searched.
 LOOPS, THREADS, DEPTH = 20, 200, 200
+#: Exceptions that are remembered to have been told.
+SEEN = 1000
 #: Seconds between looks at what a loop does, and from which on a callback blocks it.
 LOOK, BLOCKED = 0.05, 0.1
 #: Seconds at least between two samples, also if a blocked loop is to be told of at once.
@@ -33,6 +39,29 @@ AT_LEAST = 0.25
 SHARE = 0.005
 #: Seconds that the last sample may take of the program's end, each for waiting until its turn and by what is known.
 LAST = 0.05
+
+
+#: Exceptions that asyncio has said nobody asked for, as they are told; and those that a look has found before, by id.
+_heard = []
+_seen = set()
+
+
+def hear(record):
+    """A filter of asyncio's log, which hears of exceptions that nobody can ask for any more, and lets all pass."""
+    attempt(note_unretrieved, record)
+    return True
+
+
+def note_unretrieved(record):
+    what, _, future = record.msg.partition("\n")
+    error = record.exc_info and record.exc_info[1]
+    if error is None or not what.endswith(" exception was never retrieved"):
+        return
+    if id(error) in _seen:
+        _seen.discard(id(error))
+    elif len(_heard) < EXCEPTIONS:
+        name = future.partition(" name=")[2]
+        _heard.append(exception_row(error, name[1:].partition(name[:1])[0] if name else ""))
 
 
 class Task:
@@ -116,7 +145,7 @@ class Monitor:
             if body is not None:
                 # What a whole sample takes, with sending it, is known when it has been sent.
                 body["cost"] = self.cost + self.spent
-                send(body)
+                send(encoded(body))
             self.cost = time.thread_time() - begun
             self.last = now
             self.due = now + max(self.interval, (self.cost + self.spent) / SHARE)
@@ -133,7 +162,7 @@ class Monitor:
         try:
             body = self.sample(monotonic())
             if body is not None:
-                send(body)
+                send(encoded(body))
         finally:
             self.looking.release()
 
@@ -272,17 +301,22 @@ class Monitor:
             self.counts["completed"] += 1
 
     def unretrieved(self):
-        """Exceptions that nobody has asked for since the sample before; each is told once."""
+        """Exceptions that nobody has asked for since the sample before, or can any more; each is told once."""
+        logger = getattr(sys.modules.get("asyncio.log"), "logger", None)
+        if logger is not None and hear not in logger.filters:
+            logger.addFilter(hear)
         found = []
         suspects, self.suspects = self.suspects, []
         for ref in suspects:
             task = ref()
             if task is not None and getattr(task, "_log_traceback", False) and len(found) < EXCEPTIONS:
-                known = self.tasks.get(ref)
-                row = attempt(exception_row, task._exception)
-                if row is not None and known is not None:
-                    row["task"] = known.id
+                row = attempt(exception_row, task._exception, task.get_name())
+                if row is not None:
                     found.append(row)
+                    if len(_seen) < SEEN:
+                        _seen.add(id(task._exception))
+        while _heard and len(found) < EXCEPTIONS:
+            found.append(_heard.pop(0))
         return found
 
     def currents(self, tasks):
@@ -379,10 +413,10 @@ class Monitor:
                 self.look_by_probe(loop, frames, now)
                 continue
             frame = top = frames.get(loop.thread)
-            depth, idle = 0, handle_run
+            depth = 0
             while frame is not None and depth < DEPTH and frame.f_code is not handle_run:
-                if frame.f_code.co_name in ("_run_once", "_do_wait_suspend"):
-                    # Between two callbacks, or stopped by the debugger.
+                if frame.f_code.co_name == "_run_once":
+                    # Between two callbacks.
                     frame = None
                     break
                 frame = frame.f_back
@@ -392,6 +426,8 @@ class Monitor:
                 loop.begins(nothing, now)
             elif loop.handle() is not handle:
                 loop.begins(weakref.ref(handle), now)
+            elif is_in_debugger(top):
+                loop.since = now  # What the debugger takes is not the callback's.
             elif now - loop.since >= BLOCKED:
                 self.is_blocked(loop, top, frame)
             del frame, top, handle
@@ -415,12 +451,7 @@ class Monitor:
             if now - probe.since >= BLOCKED and loop.thread is not None:
                 loop.since = probe.since
                 top = frames.get(loop.thread)
-                suspended, frame, depth = False, top, 0
-                while frame is not None and depth < DEPTH and not suspended:
-                    suspended = frame.f_code.co_name == "_do_wait_suspend"
-                    frame = frame.f_back
-                    depth += 1
-                if suspended:
+                if is_in_debugger(top):
                     probe.since = now
                 else:
                     self.is_blocked(loop, top, None)
@@ -467,6 +498,17 @@ class Probe:
     def __call__(self):
         self.thread = get_ident()
         self.is_done = True
+
+
+def is_in_debugger(frame):
+    """Does it do what the debugger wants, such as standing still, and nothing of the program's?"""
+    depth = 0
+    while frame is not None and depth < DEPTH and is_library(frame.f_code):
+        if is_debugger(frame.f_code):
+            return True
+        frame = frame.f_back
+        depth += 1
+    return False
 
 
 def stack_of(frame, until):
@@ -516,7 +558,7 @@ def awaited_task(waits):
     return None
 
 
-def exception_row(error):
+def exception_row(error, task):
     message = type(error).__name__
     # Its text is made by the program's own code, which has no place here, unless it is one already.
     if error.args and isinstance(error.args[0], (str, int, float)):
@@ -527,4 +569,25 @@ def exception_row(error):
         if site is None or not is_library(code):
             site = [file_of(code), traceback.tb_lineno]
         traceback = traceback.tb_next
-    return {"task": None, "message": text(message), "site": site}
+    return {"task": text(task), "message": text(message), "site": site}
+
+
+def encoded(body):
+    """A sample as it is sent: with fewer rows, if it would be too large."""
+    found = Encoded(body)
+    parts = [body[part] for part in ("locks", "tasks") if body.get(part)]
+    while len(found.text) > SAMPLE and any(of.get("locks") or of.get("tasks") for of in parts):
+        for of in parts:
+            rows = of["locks"] if "locks" in of else of["tasks"]
+            of["dropped"] += len(rows) - len(rows) // 2
+            del rows[len(rows) // 2 :]
+        found = Encoded(body)
+    return found
+
+
+def _after_fork_in_child():
+    _heard.clear()
+    _seen.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
