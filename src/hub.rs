@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::How;
-use crate::breakpoints::store::Store;
+use crate::breakpoints::Store;
 use crate::client::{self, ClientId};
 use crate::config::Config;
 use crate::monitor::{self, Alert, Who};

@@ -20,7 +20,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::breakpoints::store::Store;
+use crate::breakpoints::Store;
 use crate::config::{Address, Config};
 use crate::detect::{Detected, detect};
 use crate::hub::Hub;

@@ -26,7 +26,7 @@ use super::http::Daemon;
 use super::serve::{filter, start_log};
 use super::{Failure, Options, Serve, env as variables, python, setup, talk};
 use crate::agent::package;
-use crate::breakpoints::store::Store;
+use crate::breakpoints::Store;
 use crate::config::{Address, Config, DEFAULT_ADDRESS};
 use crate::hub::Hub;
 use crate::server::{self, Listeners};

@@ -13,7 +13,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::{Failure, LogFormat, Options, put, talk};
-use crate::breakpoints::store::Store;
+use crate::breakpoints::Store;
 use crate::config::{Address, Config};
 use crate::server::{self, Listeners};
 

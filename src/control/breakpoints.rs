@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::arguments::{Arguments, bad};
 use super::group::{ANSWER_WAIT, Outcome, fields, gather, row};
 use super::{Code, Error};
-use crate::breakpoints::store::{Store, Stored};
+use crate::breakpoints::{Store, Stored};
 use crate::hub::Hub;
 use crate::selector::Selector;
 use crate::session::{ACTIVATION_WAIT, Mail, SessionId, State};

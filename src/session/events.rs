@@ -13,7 +13,7 @@ use super::requests::Pending;
 use super::state::{MAX_THREADS, Stop};
 use super::watchers::Watcher;
 use super::{Session, Stage, StoppedBody};
-use crate::breakpoints::store::Hit;
+use crate::breakpoints::Hit;
 use crate::client::{self, FromSession};
 use crate::config::OnLastDetach;
 use crate::wire::{Kind, Message, Outbox};
