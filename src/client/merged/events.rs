@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Fleet, Member, Paused, Told};
+use super::group::{Paused, Told};
+use super::{Fleet, Member};
 use crate::wire::{Message, Outbox};
 
 impl Fleet {

@@ -1,17 +1,63 @@
 //! What several processes answer together: asked of all, put into one answer, within a bounded time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Asked, Fleet, GATHER_WAIT, Gather, Member, Thread, What};
+use super::process::{Process, Thread};
+use super::requests::Asked;
+use super::{Fleet, Member};
 use crate::breakpoints::Changed;
 use crate::client::notice;
 use crate::wire::{Message, Outbox};
 
+/// How long processes may take to answer what all are asked; then the answer goes without the slow ones, and says so.
+const GATHER_WAIT: Duration = Duration::from_secs(2);
+
+/// An answer that is put together from the answers of several processes.
+pub(super) struct Gather {
+    pub(super) seq: i64,
+    pub(super) request: Message,
+    pub(super) waits_for: BTreeSet<Member>,
+    pub(super) until: Instant,
+    pub(super) what: What,
+}
+
+/// What is gathered.
+pub(super) enum What {
+    /// The names of threads, kept in [`Process::threads`].
+    Threads,
+    /// The modules.
+    Modules(Vec<Value>),
+    /// The verdicts on breakpoints of the set with this number, kept in [`Set::breakpoints`](super::placing::Set).
+    Breakpoints(Changed, u64),
+    /// That they have done it; whether one has, and whether one has not.
+    Done { done: bool, refused: bool },
+}
+
 impl Fleet {
+    /// When [`Fleet::expire`] is to be called.
+    pub(in super::super) fn deadline(&self) -> Option<Instant> {
+        self.gathers.values().map(|gather| gather.until).min()
+    }
+
+    /// Answers what has waited long enough.
+    pub(in super::super) fn expire(&mut self, out: &mut Outbox) {
+        let now = Instant::now();
+        let late = self
+            .gathers
+            .iter()
+            .filter(|(_, gather)| gather.until <= now);
+        let late: Vec<u64> = late.map(|(number, _)| *number).collect();
+        for number in late {
+            self.say_missing(number, out);
+            self.finish(number, out);
+        }
+    }
+
     /// Asks several processes, and answers the client when they have, or when their time is up.
     ///
     /// One that has not let us in yet is asked when it has. One that has let an answer wait too long is not waited
@@ -99,7 +145,7 @@ impl Fleet {
     /// Answers the client with what has come; whoever is late is named.
     pub(super) fn finish(&mut self, number: u64, out: &mut Outbox) {
         let late = self.members.values().filter(|process| process.is_late);
-        let late: Vec<String> = late.map(super::Process::name).collect();
+        let late: Vec<String> = late.map(Process::name).collect();
         self.finish_without(number, &late, out);
     }
 
@@ -115,7 +161,7 @@ impl Fleet {
             What::Done { done, refused } => {
                 if refused && !done {
                     // Nor would a later one.
-                    self.forget(&gather.request);
+                    self.settings.forget(&gather.request);
                     let why = "no process of this session takes it";
                     out.send(&Message::failure(gather.seq, command, why));
                     return;

@@ -5,7 +5,10 @@
 
 use serde_json::json;
 
-use super::{Asked, Fleet, Member, Process, Role, StopPolicy};
+use super::process::Process;
+use super::requests::Asked;
+use super::{Fleet, Member};
+use crate::client::attach::{Role, StopPolicy};
 use crate::wire::Message;
 
 /// How far the pausing of a process is whose group has stopped.

@@ -4,9 +4,19 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::{Fleet, Member, Set, What, for_all};
+use super::gather::What;
+use super::{Fleet, Member};
 use crate::breakpoints::Changed;
 use crate::wire::{Message, Outbox};
+
+/// What a configuration request has set.
+pub(super) struct Set {
+    /// A number that no other has, to tell an answer to it from one to what was set before.
+    pub(super) number: u64,
+    pub(super) request: Message,
+    /// The view's numbers of its breakpoints, and what was last said of them.
+    pub(super) breakpoints: Vec<(i64, Map<String, Value>)>,
+}
 
 impl Fleet {
     /// The client sets breakpoints: in all processes that there are, and in those that come.
@@ -132,6 +142,22 @@ impl Fleet {
             out.send(&Message::event("breakpoint", body));
         }
     }
+}
+
+/// What is set in all processes must mean the same in all of them: a source is known by its path.
+fn for_all(message: &Message) -> Result<Message, String> {
+    if message.name() != "setBreakpoints" {
+        return Ok(message.clone());
+    }
+    let mut arguments: Value = message.decode().map_err(|error| error.to_string())?;
+    let Some(source) = arguments.get_mut("source").and_then(Value::as_object_mut) else {
+        return Ok(message.clone());
+    };
+    let reference = source.remove("sourceReference");
+    if source.contains_key("path") || reference.is_none() {
+        return Ok(Message::request("setBreakpoints", arguments));
+    }
+    Err("a source without a path is one process's own: set its breakpoints in a session of that process".into())
 }
 
 /// Takes over a process's verdict on a breakpoint, if it is better than what is known, or at least newer.

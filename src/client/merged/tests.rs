@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, Told};
+use super::Fleet;
+use super::group::Told;
 use crate::client::{Attach, ClientId, FromSession, Handle, Mail};
 use crate::mailbox::mailbox;
 use crate::session;
