@@ -29,12 +29,6 @@ while sys.gettrace() and time.monotonic() < until and not select.select([0], [],
 print('end', sys.gettrace(), 'debugpy' in sys.modules)
 ";
 
-async fn start(python: &Python, daemon: &Daemon, script: &Script, arguments: &[&str]) -> Program {
-    let mut command = python.attached(daemon).await;
-    command.arg(script.path()).args(arguments);
-    Program::start(command)
-}
-
 /// The session of a process, once it is in that state.
 async fn session(daemon: &Daemon, pid: i64, state: &str) -> Value {
     loop {
@@ -51,8 +45,13 @@ async fn session(daemon: &Daemon, pid: i64, state: &str) -> Value {
     }
 }
 
-fn process_view(pid: i64) -> Value {
-    json!({ "processId": pid, "view": "process" })
+/// A client of a program alone, which is to stop it in its loop.
+async fn debugging(daemon: &Daemon, program: &Program, script: &Script) -> Client {
+    Client::start(daemon)
+        .arguments(&program.view())
+        .breakpoints(script.path(), &[script.line("# BREAK")])
+        .attached()
+        .await
 }
 
 #[tokio::test]
@@ -70,17 +69,13 @@ async fn sleep_wake_and_sleep_again(python: &'static Python) {
     eprintln!("{python}");
     let daemon = Daemon::start().await;
     let script = Script::new("loop.py", LOOP);
-    let mut program = start(python, &daemon, &script, &[]).await;
+    let mut program = python.run_attached(&daemon, &script).await;
     program.printed("ready False").await;
     let asleep = session(&daemon, program.pid(), "dormant").await;
     assert_eq!(asleep["name"], "loop.py");
 
     for _ in 0..2 {
-        let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
-            .breakpoints(script.path(), &[script.line("# BREAK")])
-            .attached()
-            .await;
+        let mut client = debugging(&daemon, &program, &script).await;
         let stopped = client.stopped_at(script.line("# BREAK")).await;
         let stack = client.stack(stopped.thread).await;
         assert_eq!(client.evaluate("n >= 0", &stack[0]).await, "True");
@@ -117,11 +112,11 @@ async fn a_busy_main_thread_stops_at_what_is_set_later() {
         let daemon = Daemon::start().await;
         let script = Script::new("spin.py", SPIN);
         let line = script.line("# SPIN");
-        let mut program = start(python, &daemon, &script, &[]).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         program.printed("spins").await;
         // Once with what is set before pydevd comes, and once with what is set when it is there.
         let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
+            .arguments(&program.view())
             .breakpoints(script.path(), &[line])
             .attached()
             .await;
@@ -206,11 +201,11 @@ async fn suspended(python: &'static Python, is_awake: bool) {
     // In the order in which they are passed: the task has waited first.
     let markers = ["# INNER", "# MAIN", "# GENERATOR", "# ASYNCHRONOUS"];
     let lines = markers.map(|marker| script.line(marker));
-    let mut program = start(python, &daemon, &script, &[]).await;
+    let mut program = python.run_attached(&daemon, &script).await;
     program.printed("ready").await;
     let client = Client::start(&daemon)
         .named(&format!("{python}, awake: {is_awake}"))
-        .arguments(&process_view(program.pid()));
+        .arguments(&program.view());
     let mut client = if is_awake {
         let mut client = client.attached().await;
         let breakpoints = lines.map(|line| json!({ "line": line }));
@@ -239,17 +234,13 @@ async fn sessions_are_back_after_the_daemon_was_killed() {
     let script = Script::new("loop.py", LOOP);
     let mut programs = Vec::new();
     for python in Python::all() {
-        let mut program = start(python, &daemon, &script, &[]).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         program.printed("ready False").await;
         let id = session(&daemon, program.pid(), "dormant").await["id"].clone();
         programs.push((program, id));
     }
     // One of them is being debugged, and stopped.
-    let mut client = Client::start(&daemon)
-        .arguments(&process_view(programs[0].0.pid()))
-        .breakpoints(script.path(), &[script.line("# BREAK")])
-        .attached()
-        .await;
+    let mut client = debugging(&daemon, &programs[0].0, &script).await;
     client.stopped_at(script.line("# BREAK")).await;
     daemon.kill().await;
     drop(client);
@@ -257,11 +248,7 @@ async fn sessions_are_back_after_the_daemon_was_killed() {
     let daemon = Daemon::start_on(port).await;
     for (mut program, id) in programs {
         assert_eq!(session(&daemon, program.pid(), "dormant").await["id"], id);
-        let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
-            .breakpoints(script.path(), &[script.line("# BREAK")])
-            .attached()
-            .await;
+        let mut client = debugging(&daemon, &program, &script).await;
         let stopped = client.stopped_at(script.line("# BREAK")).await;
         assert_eq!(stopped.reason, "breakpoint");
         client.disconnect().await;
@@ -278,12 +265,8 @@ async fn a_process_that_is_just_starting_is_waited_for() {
         eprintln!("{python}");
         let daemon = Daemon::start().await;
         let script = Script::new("loop.py", LOOP);
-        let mut program = start(python, &daemon, &script, &[]).await;
-        let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
-            .breakpoints(script.path(), &[script.line("# BREAK")])
-            .attached()
-            .await;
+        let mut program = python.run_attached(&daemon, &script).await;
+        let mut client = debugging(&daemon, &program, &script).await;
         client.stopped_at(script.line("# BREAK")).await;
         client.disconnect().await;
         program.tell("").await;
@@ -299,7 +282,7 @@ async fn twenty_processes_survive_three_daemons() {
     let script = Script::new("loop.py", LOOP);
     let mut programs = Vec::new();
     for python in Python::all().iter().cycle().take(20) {
-        programs.push(start(python, &daemon, &script, &[]).await);
+        programs.push(python.run_attached(&daemon, &script).await);
     }
     let mut ids = Vec::new();
     for program in &mut programs {
@@ -339,13 +322,9 @@ async fn what_was_stopped_runs_on_without_the_daemon_and_does_not_stop_for_the_n
         let port = support::own_port();
         let daemon = Daemon::start_on(port).await;
         let script = Script::new("loop.py", LOOP);
-        let mut program = start(python, &daemon, &script, &[]).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         program.printed("ready False").await;
-        let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
-            .breakpoints(script.path(), &[script.line("# BREAK")])
-            .attached()
-            .await;
+        let mut client = debugging(&daemon, &program, &script).await;
         client.stopped_at(script.line("# BREAK")).await;
         daemon.kill().await;
         drop(client);
@@ -353,7 +332,7 @@ async fn what_was_stopped_runs_on_without_the_daemon_and_does_not_stop_for_the_n
         let daemon = Daemon::start_on(port).await;
         session(&daemon, program.pid(), "dormant").await;
         let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
+            .arguments(&program.view())
             .attached()
             .await;
         client.no_more("stopped").await;
@@ -430,7 +409,7 @@ async fn an_environment_within_an_environment_is_one() {
 async fn a_verb_wakes_a_sleeping_process() {
     let daemon = Daemon::start().await;
     let script = Script::new("loop.py", LOOP);
-    let mut program = start(Python::newest(), &daemon, &script, &[]).await;
+    let mut program = Python::newest().run_attached(&daemon, &script).await;
     program.printed("ready False").await;
     session(&daemon, program.pid(), "dormant").await;
     let (status, answer) = daemon
@@ -454,7 +433,7 @@ async fn a_verb_wakes_a_sleeping_process() {
 async fn a_process_waits_for_an_ide_that_is_asked_for() {
     let daemon = Daemon::with(&["--wait-for-ide"]).await;
     let script = Script::new("loop.py", LOOP);
-    let mut program = start(Python::newest(), &daemon, &script, &[]).await;
+    let mut program = Python::newest().run_attached(&daemon, &script).await;
     session(&daemon, program.pid(), "held").await;
     assert_eq!(program.stdout(), "");
     let client = Client::start(&daemon).attached().await;
@@ -483,7 +462,7 @@ async fn without_debugpy_everybody_is_told_what_to_do_and_the_program_runs() {
     assert!(message.contains("dbgproxy setup"), "{answer}");
     let mut client = Client::connect(&daemon).await;
     client.initialize(&json!({})).await;
-    let attach = client.send("attach", process_view(program.pid())).await;
+    let attach = client.send("attach", program.view()).await;
     let said = client
         .event_where("output", |body| {
             let text = body["output"].as_str().unwrap_or_default();

@@ -29,12 +29,6 @@ fn script(rest: &str) -> Script {
     Script::new("program.py", &format!("{PRELUDE}{rest}"))
 }
 
-async fn start(python: &Python, daemon: &Daemon, script: &Script) -> Program {
-    let mut command = python.attached(daemon).await;
-    command.arg(script.path());
-    Program::start(command)
-}
-
 /// Runs a script to its end, which must be a quiet one, and gives what it has printed.
 async fn run(mut command: Command, script: &Script) -> String {
     command.arg(script.path());
@@ -67,10 +61,6 @@ async fn session(daemon: &Daemon, pid: i64) -> Value {
             .await;
     }
     body["session"].take()
-}
-
-fn process_view(pid: i64) -> Value {
-    json!({ "processId": pid, "view": "process" })
 }
 
 /// Every CPython that the agent knows, as far as this machine has them: the prepared ones, and pyenv's.
@@ -358,7 +348,7 @@ assert child and own()['outer']['status'] == 'completed', own()
 async fn a_block_that_its_process_does_not_end_has_failed() {
     let daemon = Daemon::start().await;
     let script = script("dbgproxy.debug_session('cut').__enter__()\nown()\nos._exit(0)\n");
-    let mut program = start(Python::newest(), &daemon, &script).await;
+    let mut program = Python::newest().run_attached(&daemon, &script).await;
     quiet(program.wait().await);
     let session = loop {
         let session = daemon
@@ -408,7 +398,7 @@ with dbgproxy.debug_session('long', metadata={'n': 1}) as long:
 assert own()['long']['status'] == 'completed'
 ",
         );
-        let mut program = start(python, &daemon, &script).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         program.printed("begun").await;
         let port = daemon.address.port();
         daemon.kill().await;
@@ -437,10 +427,10 @@ until(lambda: not dbgproxy.info()['ide'])
 assert dbgproxy.wait_for_ide(0) is False
 ",
         );
-        let mut program = start(python, &daemon, &script).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         program.printed("waiting").await;
         let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
+            .arguments(&program.view())
             .breakpoints(script.path(), &[script.line("# BREAK")])
             .attached()
             .await;
@@ -468,7 +458,13 @@ until(lambda: not dbgproxy.info()['active'])
 until(lambda: debugger.get_session_info()['state'] == 'dormant')
 ",
     );
-    quiet(start(Python::newest(), &daemon, &script).await.wait().await);
+    quiet(
+        Python::newest()
+            .run_attached(&daemon, &script)
+            .await
+            .wait()
+            .await,
+    );
 }
 
 #[tokio::test]
@@ -518,10 +514,10 @@ until(lambda: not dbgproxy.info()['ide'])
 run()
 ",
         );
-        let mut program = start(python, &daemon, &script).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         program.printed("ready").await;
         let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
+            .arguments(&program.view())
             .attached()
             .await;
         program.tell("stop").await;
@@ -584,7 +580,7 @@ if not child:
             program.printed("here").await;
             // It can be debugged as any other.
             let client = Client::start(&daemon)
-                .arguments(&process_view(program.pid()))
+                .arguments(&program.view())
                 .attached()
                 .await;
             client.disconnect().await;
@@ -650,10 +646,10 @@ assert debugger.remove_breakpoint(id) and not debugger.remove_breakpoint(id)
 run()
 ",
         );
-        let mut program = start(python, &daemon, &script).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         program.printed("ready").await;
         let mut client = Client::start(&daemon)
-            .arguments(&process_view(program.pid()))
+            .arguments(&program.view())
             .attached()
             .await;
         program.tell("go").await;
@@ -695,7 +691,7 @@ print('stays')
 line()
 ",
         );
-        let mut program = start(python, &daemon, &script).await;
+        let mut program = python.run_attached(&daemon, &script).await;
         // Nobody is attached: whoever asks first where it stands can let it go on.
         loop {
             let session = session(&daemon, program.pid()).await;

@@ -16,13 +16,6 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 const PATH: &str = "/srv/script.py";
 
-/// A client that has no process in view: it asks for verbs.
-async fn bystander(daemon: &Daemon) -> Client {
-    let arguments = json!({ "view": "tree", "sessions": "name=nobody" });
-    let start = Client::start(daemon).named("bystander");
-    start.arguments(&arguments).attached().await
-}
-
 /// A scripted process whose guard says that it has this rank.
 async fn ranked(daemon: &Daemon, pid: i64, rank: i64) -> DebugServer {
     let server = DebugServer::new(pid).on("evaluate", |_| Answer::Silence);
@@ -254,7 +247,7 @@ async fn a_process_that_is_named_anew_gets_and_loses_what_is_scoped() {
 #[tokio::test]
 async fn another_program_in_the_same_process_has_what_holds_in_it() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     add(&mut bystander, 5, &json!({ "sessions": "rank=0" })).await;
     add(&mut bystander, 6, &json!({ "sessions": "rank=1" })).await;
     let server = ranked(&daemon, 5_000_000, 1).await;
@@ -337,7 +330,7 @@ async fn in_the_merged_view_it_is_verified_where_it_holds() {
 #[tokio::test]
 async fn what_is_stored_is_set_in_every_process_now_and_later() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let here = ranked(&daemon, 5_000_000, 0).await;
     let other = ranked(&daemon, 5_000_001, 1).await;
 
@@ -420,7 +413,7 @@ async fn what_is_stored_is_set_in_every_process_now_and_later() {
 #[tokio::test]
 async fn what_cannot_be_stored_is_refused_with_the_reason() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let add = "dbgproxy/breakpoints.add";
     for (arguments, why) in [
         (json!({ "line": 3 }), "\"file\" is missing"),
@@ -456,7 +449,7 @@ async fn what_cannot_be_stored_is_refused_with_the_reason() {
 #[tokio::test]
 async fn a_process_that_is_held_is_given_it_at_once() {
     let daemon = Daemon::with(&["--wait-for-ide"]).await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let server = DebugServer::new(5_000_000).connect(&daemon).await;
     matching(&mut bystander, "state=held", 1).await;
     let body = add(&mut bystander, 3, &json!({})).await;
@@ -493,7 +486,7 @@ async fn next(frames: &mut Frames<OwnedReadHalf>) -> Value {
 #[tokio::test]
 async fn a_sleeping_process_is_woken_for_what_holds_in_it() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     add(&mut bystander, 3, &json!({ "sessions": "rank=0" })).await;
     // One wakes before its code runs, the other when there is something for it.
     let (mut early, _write) = agent(&daemon, &hello("agent", 5_000_000, 0)).await;
@@ -523,7 +516,7 @@ async fn a_sleeping_process_is_woken_for_what_holds_in_it() {
 #[tokio::test]
 async fn a_process_stays_stopped_though_nobody_watches() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     add(&mut bystander, 3, &json!({})).await;
     let server = ranked(&daemon, 5_000_000, 0).await;
     assert!(server.reach(PATH, 3));
@@ -550,7 +543,7 @@ async fn a_process_stays_stopped_though_nobody_watches() {
 #[tokio::test]
 async fn a_stop_that_nobody_stored_does_not_stay() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     add(&mut bystander, 3, &json!({})).await;
     let server = ranked(&daemon, 5_000_000, 0).await;
     server.stop_at(server.main_thread, "step", &Value::Null);
@@ -568,7 +561,7 @@ async fn a_stop_that_nobody_stored_does_not_stay() {
 #[tokio::test]
 async fn a_hit_counts_before_the_process_has_said_what_it_placed() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let server = ranked(&daemon, 5_000_000, 0).await;
     server.on("setBreakpoints", |_| Answer::Silence);
     for once in [false, true] {
@@ -605,7 +598,7 @@ async fn a_hit_counts_before_the_process_has_said_what_it_placed() {
 #[tokio::test]
 async fn the_first_takes_what_is_there_once_and_nobody_hears_of_the_others() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     add(&mut bystander, 3, &json!({ "once": true })).await;
     let winner = ranked(&daemon, 5_000_000, 0).await;
     let slow = ranked(&daemon, 5_000_001, 1).await;
@@ -663,7 +656,7 @@ async fn the_first_takes_what_is_there_once_and_nobody_hears_of_the_others() {
 #[tokio::test]
 async fn a_stop_that_somebody_asked_for_is_told_whatever_was_hit() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     add(&mut bystander, 3, &json!({})).await;
     let server = ranked(&daemon, 5_000_000, 0).await;
     let mut client = client_of(&daemon, 5_000_000).await;
@@ -691,7 +684,7 @@ async fn what_is_kept_outlives_a_daemon_that_is_killed() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("state.json");
     let daemon = Daemon::with(&state(&path)).await;
-    let mut one = bystander(&daemon).await;
+    let mut one = Client::bystander(&daemon).await;
     add(
         &mut one,
         3,
@@ -706,7 +699,7 @@ async fn what_is_kept_outlives_a_daemon_that_is_killed() {
     daemon.kill().await;
 
     let daemon = Daemon::with(&state(&path)).await;
-    let mut other = bystander(&daemon).await;
+    let mut other = Client::bystander(&daemon).await;
     assert_eq!(stored(&mut other).await, before);
     let server = ranked(&daemon, 5_000_000, 0).await;
     assert_eq!(lines(&server.breakpoints(PATH)), [3, 4]);
@@ -718,7 +711,7 @@ async fn what_is_kept_outlives_a_daemon_that_is_killed() {
     let mut command = Daemon::command(0, &[]);
     command.env("DBGPROXY_STATE", &path);
     let daemon = Daemon::launch(command).await;
-    let mut third = bystander(&daemon).await;
+    let mut third = Client::bystander(&daemon).await;
     assert_eq!(stored(&mut third).await, before[..1]);
     assert_eq!(add(&mut third, 6, &json!({})).await["breakpoint"]["id"], 4);
 
@@ -805,7 +798,7 @@ async fn a_program_stops_for_a_breakpoint_that_was_there_before_it() {
     for python in Python::all() {
         eprintln!("{python}");
         let daemon = Daemon::start().await;
-        let mut bystander = bystander(&daemon).await;
+        let mut bystander = Client::bystander(&daemon).await;
         let script = Script::new("work.py", WORK);
         let line = script.line("# BREAK");
         let arguments = json!({ "file": script.path(), "line": line, "condition": "n == 2" });
@@ -848,7 +841,7 @@ async fn one_worker_of_four_takes_what_is_there_once() {
     for python in Python::all() {
         eprintln!("{python}");
         let daemon = Daemon::start().await;
-        let mut bystander = bystander(&daemon).await;
+        let mut bystander = Client::bystander(&daemon).await;
         let script = Script::new("race.py", RACE);
         let line = script.line("# BREAK");
         let arguments = json!({ "file": script.path(), "line": line, "once": true });

@@ -14,8 +14,7 @@ const EVENT: &str = "dbgproxy/session";
 
 /// A client that follows, and has no process in view.
 async fn follower(daemon: &Daemon) -> Client {
-    let nobody = json!({ "view": "tree", "sessions": "name=nobody" });
-    let mut client = Client::start(daemon).arguments(&nobody).attached().await;
+    let mut client = Client::bystander(daemon).await;
     let body = client.request("dbgproxy/subscribe", Value::Null).await;
     assert_eq!(body, json!({}));
     client

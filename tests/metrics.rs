@@ -74,9 +74,7 @@ async fn daemon(more: &[&str]) -> Daemon {
 /// A process that sleeps until it is told to end.
 async fn sleeper(daemon: &Daemon, name: &str) -> (Program, Script) {
     let script = Script::new(name, "print('up')\ninput()\n");
-    let mut command = Python::newest().attached(daemon).await;
-    command.arg(script.path());
-    let mut program = Program::start(command);
+    let mut program = Python::newest().run_attached(daemon, &script).await;
     program.printed("up").await;
     (program, script)
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::agent::{Agent, ID, PID, server};
+use support::agent::{Agent, ID, PID};
 use support::http::Events;
 use support::{Client, Daemon, DebugServer};
 
@@ -100,8 +100,7 @@ async fn what_is_wrong_is_told_over_http_dap_and_the_command_line() {
         (404, &json!("not-found")),
         "{body}"
     );
-    let nobody = json!({ "view": "merged", "sessions": "name=nobody" });
-    let mut client = Client::start(&daemon).arguments(&nobody).attached().await;
+    let mut client = Client::bystander(&daemon).await;
     let body = client
         .request("dbgproxy/monitor", json!({ "part": "findings" }))
         .await;
@@ -149,8 +148,7 @@ async fn what_is_wrong_is_told_over_http_dap_and_the_command_line() {
 async fn alerts_come_to_who_follows_them() {
     let daemon = daemon(&[]).await;
     let mut stream = Events::follow(&daemon).await;
-    let nobody = json!({ "view": "merged", "sessions": "name=nobody" });
-    let mut client = Client::start(&daemon).arguments(&nobody).attached().await;
+    let mut client = Client::bystander(&daemon).await;
     client.request("dbgproxy/subscribe", Value::Null).await;
     let (agent, _) = Agent::start(&daemon, &json!({})).await;
     let process = agent.sampling(held());
@@ -181,11 +179,7 @@ async fn the_consoles_that_show_a_process_are_told() {
     let attaching = Client::start(&daemon)
         .arguments(&json!({ "view": "merged" }))
         .attached();
-    let process = async {
-        agent.asked("dbgproxy/activate").await;
-        server(&daemon, &json!({})).await
-    };
-    let (mut merged, _server) = tokio::join!(attaching, process);
+    let (mut merged, _server) = tokio::join!(attaching, agent.wakes(&daemon));
     let one = json!({ "view": "process", "session": ID });
     let mut one = Client::start(&daemon).arguments(&one).attached().await;
     let process = agent.sampling(held());
@@ -311,11 +305,7 @@ async fn the_console_has_the_parts_as_commands() {
     let attaching = Client::start(&daemon)
         .arguments(&json!({ "view": "merged" }))
         .attached();
-    let process = async {
-        agent.asked("dbgproxy/activate").await;
-        server(&daemon, &json!({})).await
-    };
-    let (mut client, _server) = tokio::join!(attaching, process);
+    let (mut client, _server) = tokio::join!(attaching, agent.wakes(&daemon));
     let mut sample = held();
     sample["loops"] = json!([{ "thread": { "thread": 1, "name": "MainThread" }, "tasks": 1 }]);
     sample["tasks"] = json!({ "total": 1, "created": 1, "tasks": [

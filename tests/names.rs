@@ -8,16 +8,6 @@ use serde_json::{Value, json};
 use support::wait::within;
 use support::{Answer, Client, Daemon, DebugServer, Program, Python, Script};
 
-/// A client that has no process in view: it asks for the list.
-async fn bystander(daemon: &Daemon) -> Client {
-    let arguments = json!({ "view": "tree", "sessions": "name=nobody" });
-    Client::start(daemon)
-        .named("bystander")
-        .arguments(&arguments)
-        .attached()
-        .await
-}
-
 /// The sessions that match, as the verb gives them.
 async fn list(bystander: &mut Client, selector: &str) -> Vec<Value> {
     let arguments = json!({ "selector": selector, "all": true });
@@ -80,7 +70,7 @@ async fn reporting(daemon: &Daemon, pid: i64, more: &Value) -> DebugServer {
 #[tokio::test]
 async fn sessions_are_listed_as_a_tree() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let (a, b) = (5_000_010, 5_000_020);
     let mut servers = Vec::new();
     for (pid, parent) in [
@@ -121,7 +111,7 @@ async fn sessions_are_listed_as_a_tree() {
 #[tokio::test]
 async fn the_oldest_is_the_one_that_started_first() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let root = process(&daemon, 5_000_000, 1).await;
     let oldest = process(&daemon, 5_000_002, 1).await;
     // It stands before the other one in the tree.
@@ -162,7 +152,7 @@ async fn three_generations_are_a_tree_and_have_a_number_each() {
     for python in Python::all() {
         eprintln!("{python}");
         let daemon = Daemon::start().await;
-        let mut bystander = bystander(&daemon).await;
+        let mut bystander = Client::bystander(&daemon).await;
         let mut program = python.debug(&daemon, &script, &["2"]);
         program.printed("ready").await;
         let sessions = list(&mut bystander, "all").await;
@@ -192,7 +182,7 @@ async fn three_generations_are_a_tree_and_have_a_number_each() {
 #[tokio::test]
 async fn two_of_one_name_get_a_number() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let script = Script::new("worker.py", "print('ready', flush=True)\ninput()\n");
     let mut programs: Vec<Program> = Vec::new();
     for _ in 0..3 {
@@ -225,7 +215,7 @@ async fn two_of_one_name_get_a_number() {
 #[tokio::test]
 async fn a_renamed_session_frees_its_number() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let one = reporting(&daemon, 5_000_001, &json!({ "script": "a.py" })).await;
     let two = reporting(&daemon, 5_000_002, &json!({ "script": "a.py" })).await;
     assert_eq!(names(&mut bystander, "all").await, ["a.py", "a.py (2)"]);
@@ -246,7 +236,7 @@ async fn a_renamed_session_frees_its_number() {
 #[tokio::test]
 async fn a_package_is_called_by_its_own_name() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     for (number, script, name) in [
         (1, "/srv/shop/__main__.py", "shop"),
         (2, "__main__.py", "__main__.py"),
@@ -260,7 +250,7 @@ async fn a_package_is_called_by_its_own_name() {
 #[tokio::test]
 async fn a_late_name_is_told_to_those_who_show_it_and_found_by_selectors() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let merged = |name: &str| {
         let arguments = json!({ "view": "merged" });
         Client::start(&daemon).named(name).arguments(&arguments)
@@ -299,7 +289,7 @@ async fn a_late_name_is_told_to_those_who_show_it_and_found_by_selectors() {
 #[tokio::test]
 async fn a_process_without_a_name_is_asked_again() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let server = reporting(&daemon, 5_000_001, &json!({})).await;
     let answer = json!({ "result": "", "variablesReference": 0 });
     let asked = server.received("evaluate").await;
@@ -319,7 +309,7 @@ async fn a_process_without_a_name_is_asked_again() {
 #[tokio::test]
 async fn a_pytest_worker_is_asked_at_each_stop_and_never_twice_at_a_time() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let environment = json!({ "PYTEST_XDIST_WORKER": "gw0" });
     let server = reporting(&daemon, 5_000_001, &json!({ "environment": environment })).await;
     let mut client = Client::start(&daemon).attached().await;
@@ -368,7 +358,7 @@ async fn the_workers_of_every_kind_of_pool_have_their_names() {
     for python in Python::all() {
         eprintln!("{python}");
         let daemon = Daemon::start().await;
-        let mut bystander = bystander(&daemon).await;
+        let mut bystander = Client::bystander(&daemon).await;
         let mut program = python.debug(&daemon, &script, &[]);
         program.printed("ready").await;
         let mut expected: BTreeSet<String> = ["pools.py", "resource_tracker", "forkserver"]
@@ -418,7 +408,7 @@ async fn what_a_rank_starts_is_told_from_it() {
     for python in Python::all() {
         eprintln!("{python}");
         let daemon = Daemon::start().await;
-        let mut bystander = bystander(&daemon).await;
+        let mut bystander = Client::bystander(&daemon).await;
         let mut command = python.command();
         command
             .args(["-m", "debugpy", "--connect", &daemon.connect()])
@@ -454,7 +444,7 @@ async fn a_worker_of_pytest_is_called_after_its_test() {
         return;
     };
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let mut client = Client::start(&daemon)
         .arguments(&json!({ "view": "merged" }))
         .announcing("supportsInvalidatedEvent")

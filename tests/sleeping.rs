@@ -8,12 +8,6 @@ use support::agent::{Agent, ID, PID, hello, server};
 use support::wire::frame;
 use support::{Answer, Client, Daemon, DebugServer};
 
-/// A client that carries out verbs and is in the way of nothing.
-async fn bystander(daemon: &Daemon) -> Client {
-    let nobody = json!({ "view": "merged", "sessions": "name=nobody" });
-    Client::start(daemon).arguments(&nobody).attached().await
-}
-
 async fn all(daemon: &Daemon) -> Vec<Value> {
     let (_, mut body) = daemon.verb("sessions", json!({ "all": true })).await;
     match body["sessions"].take() {
@@ -27,6 +21,21 @@ async fn state(daemon: &Daemon) -> Value {
         .verb("session", json!({ "selector": format!("id={ID}") }))
         .await;
     body["session"]["state"].take()
+}
+
+/// A process that slept until the bystander has asked it something.
+async fn woken(daemon: &Daemon, bystander: &mut Client) -> (Agent, DebugServer) {
+    let (mut agent, _) = Agent::start(daemon, &json!({})).await;
+    let threads = bystander.send("dbgproxy/threads", json!({})).await;
+    let server = agent.wakes(daemon).await;
+    bystander.response(threads).await;
+    (agent, server)
+}
+
+/// The one process that there is has answered the bystander.
+async fn answered(bystander: &mut Client, seq: i64) {
+    let body = bystander.response(seq).await["body"].take();
+    assert_eq!(body["rows"][0]["success"], true, "{body}");
 }
 
 #[tokio::test]
@@ -92,8 +101,7 @@ async fn a_program_that_runs_already_is_not_held() {
     assert_eq!(welcome["activate"], false);
     assert_eq!(state(&daemon).await, "dormant");
     let process = async {
-        agent.asked("dbgproxy/activate").await;
-        let server = server(&daemon, &json!({})).await;
+        let server = agent.wakes(&daemon).await;
         server.released().await;
         server
     };
@@ -105,45 +113,34 @@ async fn a_program_that_runs_already_is_not_held() {
 #[tokio::test]
 async fn what_is_asked_while_the_debugger_leaves_is_asked_when_it_is_back() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
-    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
-    let threads = bystander.send("dbgproxy/threads", json!({})).await;
-    agent.asked("dbgproxy/activate").await;
-    let leaving = server(&daemon, &json!({})).await;
-    bystander.response(threads).await;
+    let mut bystander = Client::bystander(&daemon).await;
+    let (mut agent, leaving) = woken(&daemon, &mut bystander).await;
     agent.asked("dbgproxy/deactivate").await;
     let threads = bystander.send("dbgproxy/threads", json!({})).await;
     bystander.request("dbgproxy/output", json!({})).await;
     leaving.close();
-    agent.asked("dbgproxy/activate").await;
-    let _back = server(&daemon, &json!({})).await;
-    let body = bystander.response(threads).await["body"].take();
-    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    let _back = agent.wakes(&daemon).await;
+    answered(&mut bystander, threads).await;
     assert_eq!(leaving.count("threads"), 1);
 }
 
 #[tokio::test]
 async fn a_debugger_that_does_not_leave_is_asked_all_the_same() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
-    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
-    let threads = bystander.send("dbgproxy/threads", json!({})).await;
-    agent.asked("dbgproxy/activate").await;
-    let server = server(&daemon, &json!({})).await;
-    bystander.response(threads).await;
+    let mut bystander = Client::bystander(&daemon).await;
+    let (mut agent, server) = woken(&daemon, &mut bystander).await;
     let request = agent.asked("dbgproxy/deactivate").await;
     let threads = bystander.send("dbgproxy/threads", json!({})).await;
     bystander.request("dbgproxy/output", json!({})).await;
     agent.refuse(&request, "it cannot be taken out").await;
-    let body = bystander.response(threads).await["body"].take();
-    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    answered(&mut bystander, threads).await;
     assert_eq!(server.count("threads"), 2);
 }
 
 #[tokio::test]
 async fn who_has_given_up_has_nothing_done() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
     bystander.send("dbgproxy/pause", json!({})).await;
     agent.asked("dbgproxy/activate").await;
@@ -184,7 +181,7 @@ async fn nobody_is_its_own_ancestor() {
 #[tokio::test]
 async fn an_end_that_is_asked_for_wakes_also_whom_nobody_could_wake() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
     let threads = bystander.send("dbgproxy/threads", json!({})).await;
     let request = agent.asked("dbgproxy/activate").await;
@@ -199,12 +196,8 @@ async fn an_end_that_is_asked_for_wakes_also_whom_nobody_could_wake() {
 #[tokio::test]
 async fn an_agent_whose_session_has_ended_may_try_again() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
-    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
-    let threads = bystander.send("dbgproxy/threads", json!({})).await;
-    agent.asked("dbgproxy/activate").await;
-    let server = server(&daemon, &json!({})).await;
-    bystander.response(threads).await;
+    let mut bystander = Client::bystander(&daemon).await;
+    let (mut agent, server) = woken(&daemon, &mut bystander).await;
     let exiting = json!({ "seq": 2, "type": "event", "event": "dbgproxy/exiting", "body": {} });
     agent.say(&exiting).await;
     server.event(
@@ -219,22 +212,16 @@ async fn an_agent_whose_session_has_ended_may_try_again() {
 #[tokio::test]
 async fn a_program_in_the_place_of_another_sleeps_at_once() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
-    let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
-    let threads = bystander.send("dbgproxy/threads", json!({})).await;
-    agent.asked("dbgproxy/activate").await;
-    let _former = server(&daemon, &json!({})).await;
-    bystander.response(threads).await;
+    let mut bystander = Client::bystander(&daemon).await;
+    let (_agent, _former) = woken(&daemon, &mut bystander).await;
     let (mut agent, welcome) = Agent::start(&daemon, &json!({ "how": "exec" })).await;
     assert_eq!(
         welcome,
         json!({ "session": ID, "activate": false, "monitor": 1.0 })
     );
     let threads = bystander.send("dbgproxy/threads", json!({})).await;
-    agent.asked("dbgproxy/activate").await;
-    let _server = server(&daemon, &json!({})).await;
-    let body = bystander.response(threads).await["body"].take();
-    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    let _server = agent.wakes(&daemon).await;
+    answered(&mut bystander, threads).await;
 }
 
 #[tokio::test]
@@ -258,7 +245,7 @@ async fn what_is_kept_of_a_process_is_bounded() {
 #[tokio::test]
 async fn a_debug_server_may_be_announced_late() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let (mut agent, _) = Agent::start(&daemon, &json!({})).await;
     let threads = bystander.send("dbgproxy/threads", json!({})).await;
     agent.asked("dbgproxy/activate").await;
@@ -268,8 +255,7 @@ async fn a_debug_server_may_be_announced_late() {
     let announcement = hello("debugServer", &json!({}));
     server.send_bytes(&frame(&announcement.to_string()));
     server.respond(&probe, &json!({ "process": { "pid": PID, "ppid": 1 } }));
-    let body = bystander.response(threads).await["body"].take();
-    assert_eq!(body["rows"][0]["success"], true, "{body}");
+    answered(&mut bystander, threads).await;
     assert_eq!(all(&daemon).await.len(), 1);
 }
 

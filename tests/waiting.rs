@@ -22,16 +22,6 @@ async fn reporting(daemon: &Daemon, server: Described, report: Value) -> DebugSe
     server
 }
 
-/// A client that has no process in view: it can ask for the list and changes nothing by being there.
-async fn bystander(daemon: &Daemon) -> Client {
-    let arguments = json!({ "view": "tree", "sessions": "name=nobody" });
-    Client::start(daemon)
-        .named("bystander")
-        .arguments(&arguments)
-        .attached()
-        .await
-}
-
 /// The session of a process, once it is in this state.
 async fn session(bystander: &mut Client, pid: i64, state: &str) -> Value {
     let selector = json!({ "selector": format!("pid={pid},state={state}") });
@@ -93,7 +83,7 @@ fn tree(daemon: &Daemon) -> support::start::Start {
 #[tokio::test]
 async fn wait_for_ide_holds_a_process_until_a_client_is_configured() {
     let daemon = Daemon::with(&["--wait-for-ide"]).await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let server = DebugServer::new(5_000_000).connect(&daemon).await;
     session(&mut bystander, 5_000_000, "held").await;
     assert!(!server.is_released());
@@ -122,7 +112,7 @@ async fn wait_for_ide_holds_a_process_until_a_client_is_configured() {
 #[tokio::test]
 async fn a_process_may_ask_to_wait_by_itself() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     let waits = json!({ "environment": { "DBGPROXY_WAIT": "1", "DBGPROXY_NAME": "patient" } });
     let waiting = reporting(&daemon, DebugServer::new(5_000_000), waits).await;
     for (pid, report) in [
@@ -527,7 +517,7 @@ async fn the_children_of_helpers_belong_to_who_started_the_helper() {
 #[tokio::test]
 async fn a_process_that_replaces_itself_stays_the_same_session() {
     let daemon = Daemon::start().await;
-    let mut bystander = bystander(&daemon).await;
+    let mut bystander = Client::bystander(&daemon).await;
     // Another machine's boot: whether the process lives cannot be looked up here.
     let report = json!({ "identity": "0000-boot/4026531836/5000000/77", "script": "before.py" });
     let server = reporting(&daemon, DebugServer::new(5_000_000), report).await;

@@ -69,6 +69,12 @@ impl Agent {
         request
     }
 
+    /// Waits until it is to wake its process, and does so: the debugger comes.
+    pub async fn wakes(&mut self, daemon: &Daemon) -> DebugServer {
+        self.asked("dbgproxy/activate").await;
+        server(daemon, &json!({})).await
+    }
+
     /// Answers a request with a failure.
     pub async fn refuse(&mut self, request: &Value, why: &str) {
         let answer = json!({

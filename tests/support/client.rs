@@ -56,6 +56,13 @@ impl Client {
         Start::new(to.into()).arguments(&json!({ "view": "process" }))
     }
 
+    /// A client that has no process in view: it asks for verbs, and changes nothing by being there.
+    pub async fn bystander(to: impl Into<SocketAddr>) -> Self {
+        let nobody = json!({ "view": "tree", "sessions": "name=nobody" });
+        let start = Self::start(to).named("bystander");
+        start.arguments(&nobody).attached().await
+    }
+
     /// Connects, and says nothing yet.
     pub async fn connect(to: impl Into<SocketAddr>) -> Self {
         let stream = within("a connection", TcpStream::connect(to.into())).await;

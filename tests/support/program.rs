@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
@@ -55,6 +56,11 @@ impl Program {
 
     pub fn pid(&self) -> i64 {
         self.group.as_raw_nonzero().get().into()
+    }
+
+    /// What a client asks for that wants to see this process alone.
+    pub fn view(&self) -> Value {
+        json!({ "processId": self.pid(), "view": "process" })
     }
 
     /// Waits until `text` stands on its standard output.

@@ -156,6 +156,13 @@ impl Python {
         command
     }
 
+    /// Starts a script with the agent in it, which sleeps until somebody looks.
+    pub async fn run_attached(&self, daemon: &Daemon, script: &Script) -> Program {
+        let mut command = self.attached(daemon).await;
+        command.arg(script.path());
+        Program::start(command)
+    }
+
     /// Starts a script as it is, without any debugging.
     pub fn run(&self, script: &Script, arguments: &[&str]) -> Program {
         let mut command = self.command();
