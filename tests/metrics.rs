@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::agent::{Agent, ID, PID, server};
 use support::http::http;
+use support::report::{found, gone, report};
 use support::wait::within;
 use support::{Client, Daemon, DebugServer, Program, Python, Script};
 use tokio::net::TcpStream;
@@ -43,26 +44,10 @@ fn held() -> Value {
     json!({ "monitors": ["locks"], "locks": { "total": 1, "dropped": 0, "locks": [lock] } })
 }
 
-/// The report as soon as it says something.
-async fn report(daemon: &Daemon, is_so: impl Fn(&Value) -> bool) -> Value {
-    let asking = async {
-        loop {
-            let (status, report) = daemon.verb("report", json!({})).await;
-            assert_eq!(status, 200, "{report}");
-            if is_so(&report) {
-                return report;
-            }
-            sleep(AGAIN).await;
-        }
-    };
-    within("the report to say it", asking).await
-}
-
-fn has_finding(report: &Value, kind: &str) -> bool {
-    let findings = report["findings"].as_array().expect("it lists findings");
-    findings
-        .iter()
-        .any(|one| one["kind"] == kind && one["ended"].is_null())
+/// The report as soon as it says how much of a core the process uses.
+async fn measured(daemon: &Daemon) -> Value {
+    let is_so = |report: &Value| report["processes"][0]["cpu"].is_f64();
+    report(daemon, "what the process uses", is_so).await
 }
 
 /// A daemon that looks often, and has little patience.
@@ -85,10 +70,8 @@ async fn promtool_has_nothing_to_say() {
     let (_program, _script) = sleeper(&daemon, "odd \"name\".py").await;
     let (agent, _) = Agent::start(&daemon, &json!({})).await;
     let _sampling = agent.sampling(held());
-    report(&daemon, |report| {
-        has_finding(report, "lock-held") && report["processes"][0]["cpu"].is_f64()
-    })
-    .await;
+    found(&daemon, "lock-held").await;
+    measured(&daemon).await;
     let text = metrics(&daemon).await;
     for (name, value) in [
         ("dbgproxy_sessions{state=\"dormant\"}", 2.0),
@@ -205,7 +188,7 @@ async fn a_real_prometheus_scrapes_it() {
 async fn processes_are_seen_as_the_system_sees_them() {
     let daemon = daemon(&[]).await;
     let (program, _script) = sleeper(&daemon, "sleeper.py").await;
-    let report = report(&daemon, |report| report["processes"][0]["cpu"].is_f64()).await;
+    let report = measured(&daemon).await;
     let row = &report["processes"][0];
     assert_eq!(
         (&row["name"], &row["pid"]),
@@ -236,9 +219,9 @@ async fn the_log_has_each_finding_and_how_things_stand() {
     let daemon = daemon(&["--monitor-log", path.to_str().expect("a text")]).await;
     let (agent, _) = Agent::start(&daemon, &json!({})).await;
     let sampling = agent.sampling(held());
-    report(&daemon, |report| has_finding(report, "lock-held")).await;
+    found(&daemon, "lock-held").await;
     sampling.says(json!({ "monitors": ["locks"] }));
-    report(&daemon, |report| !has_finding(report, "lock-held")).await;
+    gone(&daemon, "lock-held").await;
     let lines = || -> Vec<Value> {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -273,7 +256,7 @@ async fn a_log_that_cannot_be_written_harms_nothing() {
     daemon.logged("cannot write the monitor's log").await;
     let (agent, _) = Agent::start(&daemon, &json!({})).await;
     let _sampling = agent.sampling(held());
-    report(&daemon, |report| has_finding(report, "lock-held")).await;
+    found(&daemon, "lock-held").await;
     assert_eq!(
         daemon
             .log()
@@ -296,7 +279,7 @@ async fn who_ends_a_stopped_process_is_told_and_named_when_it_has() {
     let thread = server.start_thread("MainThread");
     server.stop_at(thread, "breakpoint", &json!({}));
     client.event("stopped").await;
-    let open = report(&daemon, |report| has_finding(report, "watchdog")).await;
+    let open = found(&daemon, "watchdog").await;
     let finding = &open["findings"][0];
     let message = finding["message"].as_str().unwrap_or_default();
     assert!(
@@ -309,7 +292,7 @@ async fn who_ends_a_stopped_process_is_told_and_named_when_it_has() {
             .as_str()
             .is_some_and(|text| text.contains("that was"))
     };
-    report(&daemon, is_over).await;
+    report(&daemon, "that it is over", is_over).await;
     drop((server, agent));
     let is_named = |report: &Value| {
         let findings = report["findings"].as_array().expect("it lists findings");
@@ -318,5 +301,5 @@ async fn who_ends_a_stopped_process_is_told_and_named_when_it_has() {
             message.contains("most likely pytest-timeout has killed it (--timeout 0.2)")
         })
     };
-    report(&daemon, is_named).await;
+    report(&daemon, "who has ended it", is_named).await;
 }

@@ -5,6 +5,7 @@ mod support;
 use serde_json::{Value, json};
 use support::agent::{Agent, ID, PID};
 use support::http::Events;
+use support::report::{found, gone, report};
 use support::{Client, Daemon, DebugServer};
 
 const OTHER: &str = "8f14e45f-ceea-467f-a0e6-b1c5a1d2e3f5";
@@ -43,31 +44,13 @@ fn held() -> Value {
     locks(&[lock("db", &[one(1, 12)], &[one(2, 20)])])
 }
 
-/// The report as soon as it says something.
-async fn report(daemon: &Daemon, is_so: impl Fn(&Value) -> bool) -> Value {
-    loop {
-        let (status, report) = daemon.verb("report", json!({})).await;
-        assert_eq!(status, 200, "{report}");
-        if is_so(&report) {
-            return report;
-        }
-    }
-}
-
-fn is_open(report: &Value, kind: &str) -> bool {
-    let findings = report["findings"].as_array().expect("it lists findings");
-    findings
-        .iter()
-        .any(|finding| finding["kind"] == kind && finding["ended"].is_null())
-}
-
 #[tokio::test]
 async fn what_is_wrong_is_told_over_http_dap_and_the_command_line() {
     let daemon = daemon(&[]).await;
     let (agent, welcome) = Agent::start(&daemon, &json!({})).await;
     assert_eq!(welcome["monitor"], 0.05);
     let _process = agent.sampling(held());
-    let report = report(&daemon, |report| is_open(report, "lock-held")).await;
+    let report = found(&daemon, "lock-held").await;
     let finding = &report["findings"][0];
     assert_eq!(
         (&finding["session"], &finding["pid"]),
@@ -229,8 +212,8 @@ async fn a_deadlock_of_two_processes_is_found_and_gone() {
         first.sampling(of("/a", 3, "/b")),
         second.sampling(of("/b", 8, "/a")),
     );
-    let found = report(&daemon, |report| is_open(report, "lock-cycle")).await;
-    let finding = &found["findings"][0];
+    let report = found(&daemon, "lock-cycle").await;
+    let finding = &report["findings"][0];
     assert_eq!(finding["sessions"], json!([ID, OTHER]));
     let message = finding["message"].as_str().unwrap_or_default();
     let parts = [
@@ -249,9 +232,9 @@ async fn a_deadlock_of_two_processes_is_found_and_gone() {
     assert_eq!(finding["sites"].as_array().map(Vec::len), Some(4));
     // One of them is killed: nobody lets go of what it held.
     drop(second);
-    let left = report(&daemon, |report| !is_open(report, "lock-cycle")).await;
+    let left = gone(&daemon, "lock-cycle").await;
     assert!(!left["locks"].as_array().expect("a list").is_empty());
-    report(&daemon, |report| is_open(report, "lock-leak")).await;
+    found(&daemon, "lock-leak").await;
 }
 
 #[tokio::test]
@@ -259,11 +242,11 @@ async fn a_process_that_waits_for_an_ide_is_found() {
     let waiting = ["--wait-for-ide", "--monitor-session-waiting", "0.2"];
     let daemon = daemon(&waiting).await;
     let _server = DebugServer::new(PID).connect(&daemon).await;
-    let found = report(&daemon, |report| is_open(report, "session-waiting")).await;
-    assert_eq!(found["sessions"][0]["status"], "created");
+    let report = found(&daemon, "session-waiting").await;
+    assert_eq!(report["sessions"][0]["status"], "created");
     let merged = json!({ "view": "merged" });
     let _client = Client::start(&daemon).arguments(&merged).attached().await;
-    report(&daemon, |report| !is_open(report, "session-waiting")).await;
+    gone(&daemon, "session-waiting").await;
 }
 
 #[tokio::test]
@@ -274,7 +257,7 @@ async fn the_sessions_of_a_program_are_listed_and_missed_at_its_end() {
         json!({ "id": "1", "name": "import", "status": "created", "type": "job", "owner": "ada" });
     agent.event("dbgproxy/debugSession", own.clone()).await;
     let is_there = |report: &Value| report["sessions"][1]["debugSession"] == "import";
-    let listed = report(&daemon, is_there).await;
+    let listed = report(&daemon, "a session that is there", is_there).await;
     let row = &listed["sessions"][1];
     assert_eq!(
         (&row["type"], &row["owner"], &row["status"]),
@@ -286,11 +269,11 @@ async fn the_sessions_of_a_program_are_listed_and_missed_at_its_end() {
     begun["status"] = json!("running");
     agent.event("dbgproxy/debugSession", begun).await;
     let runs = |report: &Value| report["sessions"][1]["status"] == "running";
-    let row = &report(&daemon, runs).await["sessions"][1];
+    let row = &report(&daemon, "a session that runs", runs).await["sessions"][1];
     assert_eq!(row["created"], created);
     assert!(row["started"].as_str() > created.as_str(), "{row}");
     drop(agent);
-    let ended = report(&daemon, |report| is_open(report, "session-open")).await;
+    let ended = found(&daemon, "session-open").await;
     assert!(
         ended["findings"][0]["message"]
             .as_str()
@@ -313,10 +296,8 @@ async fn the_console_has_the_parts_as_commands() {
           "chain": [["main", FILE, 30]] },
     ] });
     let _process = agent.sampling(sample);
-    report(&daemon, |report| {
-        is_open(report, "lock-held") && is_open(report, "task-long")
-    })
-    .await;
+    found(&daemon, "lock-held").await;
+    found(&daemon, "task-long").await;
     for (line, parts) in [
         (
             ":locks",
@@ -411,7 +392,7 @@ async fn a_liar_harms_itself_alone() {
         }
     }
     let _other = other.sampling(held());
-    let found = report(&daemon, |report| {
+    let found = report(&daemon, "what is left out", |report| {
         let findings = report["findings"].as_array().expect("a list");
         let dropped = report["summary"]["dropped"].as_array().expect("a list");
         findings.iter().any(|finding| finding["session"] == OTHER) && !dropped.is_empty()

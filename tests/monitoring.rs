@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::wait::within;
+use support::report::{gone, open, report};
 use support::{Client, Daemon, Ended, Program, Python, Script};
 
 /// A daemon that looks often, and whose patience with locks is short.
@@ -22,39 +22,14 @@ async fn start(python: &Python, daemon: &Daemon, script: &Script) -> Program {
     Program::start(command)
 }
 
-/// The report as soon as it says something.
-async fn report(daemon: &Daemon, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    within(what, async {
-        loop {
-            let (status, report) = daemon.verb("report", json!({})).await;
-            assert_eq!(status, 200, "{report}");
-            if is_so(&report) {
-                return report;
-            }
-        }
-    })
-    .await
-}
-
-fn open<'a>(report: &'a Value, kind: &str) -> Vec<&'a Value> {
-    let findings = report["findings"].as_array().expect("it lists findings");
-    let is_open = |it: &&Value| it["kind"] == kind && it["ended"].is_null();
-    findings.iter().filter(is_open).collect()
-}
-
 /// The report as soon as there is a finding that has to do with the line, and that finding.
-async fn found(daemon: &Daemon, kind: &str, script: &Script, marker: &str) -> (Value, Value) {
+async fn found_at(daemon: &Daemon, kind: &str, script: &Script, marker: &str) -> (Value, Value) {
     let at = site(script, marker);
     let is_it = |it: &&Value| it["sites"].as_array().is_some_and(|all| all.contains(&at));
     let what = format!("{kind} at {marker}");
     let report = report(daemon, &what, |it| open(it, kind).iter().any(is_it)).await;
     let finding = open(&report, kind).into_iter().find(is_it).cloned();
     (report, finding.unwrap_or_default())
-}
-
-async fn gone(daemon: &Daemon, kind: &str) -> Value {
-    let what = format!("the end of {kind}");
-    report(daemon, &what, |it| open(it, kind).is_empty()).await
 }
 
 fn site(script: &Script, marker: &str) -> Value {
@@ -193,7 +168,7 @@ async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
     let daemon = daemon().await;
     let mut program = start(python, &daemon, script).await;
     program.printed("started").await;
-    let (_, finding) = found(&daemon, "lock-cycle", script, "# ONE HAS").await;
+    let (_, finding) = found_at(&daemon, "lock-cycle", script, "# ONE HAS").await;
     let message = finding["message"].as_str().unwrap_or_default();
     for part in [one, two] {
         assert!(message.contains(part), "{part}: {message}");
@@ -309,7 +284,7 @@ async fn a_lock_is_held_for_too_long_but_not_while_its_holder_is_stopped() {
         let other = Script::new("other.py", HELD);
         let mut runs = start(python, &daemon, &other).await;
         runs.printed("held").await;
-        let (report, finding) = found(&daemon, "lock-held", &other, "# HOLDS").await;
+        let (report, finding) = found_at(&daemon, "lock-held", &other, "# HOLDS").await;
         assert_eq!(finding["pid"], runs.pid(), "{finding}");
         assert_eq!(open(&report, "lock-held").len(), 1, "{report}");
         let important = |body: &Value| body["category"] == "important";
@@ -320,7 +295,7 @@ async fn a_lock_is_held_for_too_long_but_not_while_its_holder_is_stopped() {
         );
         // The first holds its lock for too long only when it runs.
         client.continue_(thread).await;
-        let (_, finding) = found(&daemon, "lock-held", &script, "# HOLDS").await;
+        let (_, finding) = found_at(&daemon, "lock-held", &script, "# HOLDS").await;
         assert_eq!(finding["pid"], stopped.pid(), "{finding}");
         for program in [&mut stopped, &mut runs] {
             program.tell("").await;
@@ -367,7 +342,7 @@ async fn a_loop_that_is_blocked_and_an_exception_that_nobody_asks_for() {
             .attached()
             .await;
         program.tell("block").await;
-        let (_, finding) = found(&daemon, "loop-blocked", &script, "# BLOCKS").await;
+        let (_, finding) = found_at(&daemon, "loop-blocked", &script, "# BLOCKS").await;
         assert_eq!(finding["sites"][0], site(&script, "# BLOCKS"), "{finding}");
         let message = finding["message"].as_str().unwrap_or_default();
         let by = format!("by `main` at loop.py:{}", script.line("# BLOCKS"));
@@ -378,7 +353,7 @@ async fn a_loop_that_is_blocked_and_an_exception_that_nobody_asks_for() {
         program.printed("went on").await;
 
         program.tell("fail").await;
-        let (_, finding) = found(&daemon, "task-exception", &script, "# RAISES").await;
+        let (_, finding) = found_at(&daemon, "task-exception", &script, "# RAISES").await;
         let message = finding["message"].as_str().unwrap_or_default();
         assert!(message.contains("ValueError: no such thing"), "{message}");
         let tasks = console(&mut client, ":tasks").await;
@@ -418,7 +393,7 @@ async fn what_is_left_at_the_end_of_a_thread_and_of_a_process() {
         let is_held = |it: &Value| it["locks"][0]["holders"][0]["thread"] == "gone";
         report(&daemon, "a lock that is held", is_held).await;
         program.tell("").await;
-        let (_, finding) = found(&daemon, "lock-leak", &script, "# HOLDS").await;
+        let (_, finding) = found_at(&daemon, "lock-leak", &script, "# HOLDS").await;
         let message = finding["message"].as_str().unwrap_or_default();
         assert!(message.contains("gone of leaks.py"), "{message}");
         program.tell("").await;
@@ -426,7 +401,7 @@ async fn what_is_left_at_the_end_of_a_thread_and_of_a_process() {
         program.tell("").await;
         let ended = program.wait().await;
         assert_eq!((ended.code, &*ended.stderr), (3, ""), "{}", ended.stdout);
-        let (_, finding) = found(&daemon, "lock-leak", &script, "# KEEPS").await;
+        let (_, finding) = found_at(&daemon, "lock-leak", &script, "# KEEPS").await;
         let message = finding["message"].as_str().unwrap_or_default();
         assert!(message.contains(" has ended"), "{message}");
         let is_open = |it: &Value| !open(it, "session-open").is_empty();

@@ -1,5 +1,9 @@
 //! The monitors together, fed with samples of processes that are not there, by a clock that a test sets.
 
+// The tests of the whole daemon write their samples the same way.
+#[path = "../../tests/support/aged.rs"]
+mod aged;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -9,6 +13,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::session::Info;
+use aged::aged;
 
 /// The step of a test's clock.
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -146,27 +151,6 @@ impl Daemon {
             .cloned()
             .collect()
     }
-}
-
-/// A sample of now: each `"from": N` in it becomes an age.
-fn aged(mut value: Value, now: f64) -> Value {
-    match &mut value {
-        Value::Object(fields) => {
-            if let Some(from) = fields.remove("from").and_then(|from| from.as_f64()) {
-                fields.insert("age".into(), (now - from).into());
-            }
-            for field in fields.values_mut() {
-                *field = aged(field.take(), now);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                *item = aged(item.take(), now);
-            }
-        }
-        _ => {}
-    }
-    value
 }
 
 /// Somebody who holds or waits, since then, in this line.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::aged::aged;
 use super::wait::within;
 use super::wire::{Frames, frame};
 use super::{Daemon, DebugServer};
@@ -140,27 +141,6 @@ impl Drop for Sampling {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Each `"from": N` in a sample becomes an age: N is the second in which something began.
-fn aged(mut value: Value, now: f64) -> Value {
-    match &mut value {
-        Value::Object(fields) => {
-            if let Some(from) = fields.remove("from").and_then(|from| from.as_f64()) {
-                fields.insert("age".into(), (now - from).into());
-            }
-            for field in fields.values_mut() {
-                *field = aged(field.take(), now);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                *item = aged(item.take(), now);
-            }
-        }
-        _ => {}
-    }
-    value
 }
 
 /// The debug server that the agent announces.

@@ -6,10 +6,11 @@
 //! | [`daemon`] | [`Daemon`]: the binary under test |
 //! | [`client`], [`start`], [`debugging`] | [`Client`]: a conversation with the daemon, every message of which is checked |
 //! | [`debug_server`], [`pydevd`] | [`DebugServer`]: a process to be debugged, without Python |
-//! | [`agent`] | [`agent::Agent`]: a process that sleeps, without Python |
+//! | [`agent`], [`aged`] | [`agent::Agent`]: a process that sleeps, without Python |
 //! | [`python`], [`program`] | [`Python`], [`Script`], [`Program`]: a process to be debugged, with Python |
 //! | [`tap`] | [`Tap`]: between a process and the daemon, to hear the guard and to ask it |
 //! | [`http`] | the same daemon as scripts and browsers ask it |
+//! | [`report`] | what the monitor has found |
 //! | [`schema`] | what every message to a client must look like |
 //! | [`wire`], [`wait`] | framing, and waiting with a limit |
 //!
@@ -20,6 +21,7 @@
 // Each file in tests/ is a crate of its own that has the whole harness and uses a part of it.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
+pub mod aged;
 pub mod agent;
 pub mod client;
 pub mod daemon;
@@ -29,6 +31,7 @@ pub mod http;
 pub mod program;
 pub mod pydevd;
 pub mod python;
+pub mod report;
 pub mod schema;
 pub mod start;
 pub mod tap;
