@@ -223,6 +223,8 @@ async fn a_continue_is_of_all_wherever_they_are() {
     let third = client.stopped().await;
     assert_eq!(third.reason, "breakpoint");
     servers[2].stop_at(servers[2].main_thread, "pause", &Value::Null);
+    // What the process itself answers comes behind that.
+    client.stack(third.thread).await;
     client.no_more("stopped").await;
     client.continue_(third.thread).await;
     for _ in 0..3 {
