@@ -17,7 +17,7 @@ use crate::owner::current_uid;
 const PACKAGE: &str = "dbgproxy";
 
 /// Every file, by its path below the directory that is put on Python's path.
-pub const FILES: [(&str, &str); 11] = [
+pub const FILES: [(&str, &str); 13] = [
     ("sitecustomize.py", include_str!("python/sitecustomize.py")),
     (
         "dbgproxy/__init__.py",
@@ -27,6 +27,14 @@ pub const FILES: [(&str, &str); 11] = [
     (
         "dbgproxy/_agent.py",
         include_str!("python/dbgproxy/_agent.py"),
+    ),
+    (
+        "dbgproxy/_link.py",
+        include_str!("python/dbgproxy/_link.py"),
+    ),
+    (
+        "dbgproxy/_process.py",
+        include_str!("python/dbgproxy/_process.py"),
     ),
     (
         "dbgproxy/_activate.py",

@@ -11,8 +11,8 @@ import os
 import sys
 import time
 
-from . import _agent, _watchdog
-from ._agent import attempt
+from . import _agent, _link, _watchdog
+from ._process import attempt, token
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 #: Seconds between two offers of the interpreter to other threads while debugpy is loaded beside a busy program, which
@@ -271,7 +271,7 @@ def dial(agent):
         file = None
 
         def check(self):
-            if self.file is not None and _agent.socket_file(self) != self.file:
+            if self.file is not None and _link.socket_file(self) != self.file:
                 self.detach()
                 raise OSError("the program has closed the debugger's connection")
 
@@ -291,14 +291,14 @@ def dial(agent):
             attempt(self.check)
             super().close()
 
-    sock = DebugServerSocket(fileno=_agent.connect(agent.address).detach())
-    sock.file = _agent.socket_file(sock)
+    sock = DebugServerSocket(fileno=_link.connect(agent.address).detach())
+    sock.file = _link.socket_file(sock)
     hello = {
         "protocol": _agent.PROTOCOL, "role": "debugServer", "session": agent.session, "pid": os.getpid(),
-        "token": _agent.token(),
+        "token": token(),
     }
     message = {"seq": 1, "type": "request", "command": "dbgproxy/hello", "arguments": hello}
-    sock.sendall(_agent.frame(message))
+    sock.sendall(_link.frame(message))
     return sock
 
 

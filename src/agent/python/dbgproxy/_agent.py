@@ -1,14 +1,14 @@
 """The agent of a process: it tells the daemon who the process is, then sleeps until it is asked for something.
 
-It is imported at the start of every Python process, so it must cost next to nothing: it imports only what the
-interpreter has loaded or built in, and two small C modules. It knows nothing of debugpy: what has to do with
-debugging is in `_activate`, which is loaded when somebody wants to debug.
+It is imported at the start of every Python process, with `_link` and `_process`, so all three must cost next to
+nothing: they import only what the interpreter has loaded or built in, and two small C modules. It knows nothing of
+debugpy: what has to do with debugging is in `_activate`, which is loaded when somebody wants to debug.
 
 Whatever happens here, the program must not notice. So the agent's one thread is a raw one, which `threading` does
 not know; errors end in another try to reach the daemon; and nothing is ever printed.
 
-The wire is DAP's framing and envelopes (`Content-Length: N`, an empty line, JSON). The first message is the agent's
-request `dbgproxy/hello`; after that the daemon asks (see `Agent.handlers`) and the agent tells (see `Agent.tell`).
+The first message is the agent's request `dbgproxy/hello`; after that the daemon asks (see `Agent.handlers`) and the
+agent tells (see `Agent.tell`).
 """
 
 import _signal
@@ -18,18 +18,8 @@ import os
 import sys
 import time
 
-
-def _import_quietly(name):
-    """Imports a C module and leaves `sys.modules` as it was, for the program to import it when it wants to."""
-    known = name in sys.modules
-    module = __import__(name)
-    if not known:
-        del sys.modules[name]
-    return module
-
-
-_json = _import_quietly("_json")
-_socket = _import_quietly("_socket")
+from ._link import CONNECT, Encoded, Link
+from ._process import argv, attempt, clean, cwd, environment, helper, identity, process_name, script, token, uuid4
 
 PROTOCOL = 1
 #: Seconds that the program waits at its start, and in a child at a fork, for the daemon's answer; as long as for the
@@ -37,29 +27,15 @@ PROTOCOL = 1
 PATIENCE = 0.05
 #: Seconds until a daemon that cannot be reached is tried again: the first time, and at most; it doubles in between.
 BACK_OFF, BACK_OFF_MOST = 0.25, 15.0
-#: Seconds that a connection may take to be made.
-CONNECT = 10.0
 #: Seconds that a fork waits at most for the agent to come to a point where it may be copied; and while it loads the
 #: debugger, when a child would have modules that are half loaded, for ever.
 FORK_PATIENCE, FORK_PATIENCE_LOADING = 2.0, 20.0
 #: Seconds between looks for a name that is not known at the start: the first time, and how often; it doubles too.
 LOOK_AGAIN, LOOKS = 0.005, 12
-#: Bytes of a message from the daemon, and of its header; with more the connection is closed.
-MESSAGE, HEADER = 16 << 20, 4096
-#: Requests to the daemon that may be without an answer; further ones are not made.
-ASKED = 64
 #: Seconds between two samples of the monitor, whatever the daemon says.
 INTERVAL_LEAST, INTERVAL_MOST = 0.05, 3600.0
 #: Among multiprocessing's finalizers, which have greater numbers the earlier they are called: after the program's own.
 FINALIZER = -1000
-#: Characters of the command line, and of any other text.
-TEXT = 4096
-
-#: What of the environment the daemon is told.
-VARIABLES = (
-    "DBGPROXY_NAME", "DBGPROXY_LABELS", "DBGPROXY_WAIT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "PYTEST_XDIST_WORKER",
-    "PYTEST_CURRENT_TEST",
-)
 #: The session of this process, for its children to know their parent by.
 SESSION = "DBGPROXY_SESSION"
 #: Whose session that is: the identity of the process, a space, and its parent's session. A process that finds its
@@ -387,232 +363,31 @@ class Agent:
             self.tell("dbgproxy/report", fresh)
 
 
-class Link:
-    """A connection to the daemon, in messages."""
-
-    def __init__(self, address, busy):
-        self.sock = connect(address, busy)
-        self.file = socket_file(self.sock)
-        self.sending = _thread.allocate_lock()
-        self.seq = 0
-        self.read = b""
-        #: What of the last message could not be sent yet.
-        self.unsent = b""
-        #: Seconds that a read waits at most, as the kernel knows them.
-        self.wait = None
-        #: By the numbers of our requests, who is to get the responses.
-        self.asked = {}
-
-    def request(self, command, arguments, answered=None):
-        request = {"type": "request", "command": command, "arguments": arguments}
-        self.send(request, 0 if answered is None else _socket.MSG_DONTWAIT, answered)
-
-    def on_response(self, response):
-        answered = self.asked.pop(response.get("request_seq"), None)
-        if answered is not None:
-            attempt(answered, response)
-
-    def answer_nothing(self):
-        """Once the connection is closed: nothing will be answered any more."""
-        while self.asked:
-            attempt(self.asked.popitem()[1], None)
-
-    def respond(self, request, success, message):
-        response = {
-            "type": "response", "request_seq": request["seq"], "command": request["command"], "success": success,
-        }
-        if message is not None:
-            response["message"] = clean(message)
-        self.send(response)
-
-    def event(self, event, body):
-        self.send({"type": "event", "event": event, "body": body}, _socket.MSG_DONTWAIT)
-
-    def send(self, message, flags=0, answered=None):
-        if not self.sending.acquire(True, PATIENCE if flags else CONNECT):
-            raise OSError("another thread is sending")
-        try:
-            self.flush(flags)
-            message["seq"] = self.seq + 1
-            data = frame(message)
-            if answered is not None:
-                if len(self.asked) >= ASKED:
-                    raise OSError("the daemon does not answer")
-                self.asked[message["seq"]] = answered
-            self.seq += 1
-            self.unsent = data
-            try:
-                self.flush(flags)
-            except BlockingIOError:
-                if self.unsent is data:
-                    self.unsent = b""
-                    raise  # Nothing of it is sent, so it is lost; the rest of one that has begun is sent later.
-        except BaseException as error:
-            self.asked.pop(message.get("seq"), None)
-            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
-                # What comes behind half a message would not be understood.
-                attempt(self.sock.shutdown, _socket.SHUT_RDWR)
-            raise
-        finally:
-            self.sending.release()
-
-    def flush(self, flags):
-        while self.unsent:
-            self.check()
-            # A program that has given SIGPIPE its default back would die of a daemon that is gone.
-            self.unsent = self.unsent[self.sock.send(self.unsent, flags | getattr(_socket, "MSG_NOSIGNAL", 0)) :]
-
-    def receive(self, wait=None):
-        """The next message; None if it has not come in so many seconds. What is not one of ours is an error."""
-        while True:
-            header, end, rest = self.read.partition(b"\r\n\r\n")
-            if self.read[:15].lower() != b"content-length:"[: len(self.read)] or len(header) > HEADER:
-                raise ValueError("this is no daemon")
-            if end:
-                length = int(header[15:])
-                if length > MESSAGE:
-                    raise ValueError("a message of %d bytes" % length)
-                if len(rest) >= length:
-                    self.read = rest[length:]
-                    return decode(rest[:length])
-            self.check()
-            if wait != self.wait:
-                # Only for what is received: `settimeout` would let the program wait when it sends.
-                self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeval(wait or 0.0))
-                self.wait = wait
-            try:
-                data = self.sock.recv(65536)
-            except BlockingIOError:
-                return None
-            if not data:
-                raise EOFError("the daemon is gone")
-            self.read += data
-
-    def check(self):
-        """A program may close all files that it knows nothing of, and open its own under their numbers."""
-        if socket_file(self.sock) != self.file:
-            self.sock.detach()
-            raise OSError("the program has closed our connection")
-
-    def close(self):
-        self.check()
-        self.sock.close()
-
-
-def timeval(seconds):
-    """As the kernel wants it: two numbers as long as an address."""
-    size = 8 if sys.maxsize > 1 << 32 else 4
-    micros = int(seconds * 1e6)
-    return (micros // 1000000).to_bytes(size, sys.byteorder) + (micros % 1000000).to_bytes(size, sys.byteorder)
-
-
-def frame(message):
-    body = encode(message).encode()
-    return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-
-
-def connect(address, busy=None):
-    """A connection to `host:port` or `unix:PATH`, which no child inherits."""
-    if address.startswith("unix:"):
-        return connected(_socket.AF_UNIX, address[len("unix:") :])
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    for family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            _socket.inet_pton(family, host)
-        except OSError:
-            continue
-        return connected(family, (host, int(port)))
-    # The resolver's locks are not for a fork's child. Bytes, because texts would be encoded by a large module.
-    with busy or _thread.allocate_lock():
-        found = _socket.getaddrinfo(host.encode(), int(port), 0, _socket.SOCK_STREAM)
-    for family, _, _, _, where in found:
-        try:
-            return connected(family, where)
-        except OSError as error:
-            failure = error
-    raise failure
-
-
-def connected(family, where):
-    sock = _socket.socket(family, _socket.SOCK_STREAM)
-    try:
-        low = []
-        while sock.fileno() <= 2:
-            # The program has no standard input or output, and must not get the daemon's connection for one.
-            low.append(sock)
-            sock = _socket.socket(family, _socket.SOCK_STREAM)
-        for other in low:
-            other.close()
-        sock.settimeout(CONNECT)
-        sock.connect(where)
-        if family != _socket.AF_UNIX:
-            if sock.getsockname() == sock.getpeername():
-                raise OSError("nobody is there: the kernel has connected us with ourselves")
-            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-        sock.settimeout(None)
-        return sock
-    except BaseException:
-        sock.close()
-        raise
-
-
-def socket_file(sock):
-    try:
-        status = os.fstat(sock.fileno())
-        return status.st_dev, status.st_ino
-    except OSError:
-        return None
-
-
 def block_signals():
     """The program's signals are for its own threads, whose system calls they are to interrupt; returns what was."""
     faults = {getattr(_signal, name, None) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")}
     return _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - faults)
 
 
-# ---- JSON --------------------------------------------------------------------------------------------------------
+# ---- what it watches ---------------------------------------------------------------------------------------------
 
 
-class Encoded:
-    """What may be large, and has nothing in it that only `encode` knows how to say: C code makes it JSON."""
-
-    def __init__(self, value):
-        encoder = _json.make_encoder(None, None, _json.encode_basestring_ascii, None, ":", ",", False, False, False)
-        self.text = "".join(encoder(value, 0))
+def monitored_parts():
+    """What the program's environment wants to be monitored: tasks, and what it names beside them; or nothing."""
+    parts = {part.strip() for part in os.environ.get("DBGPROXY_MONITOR", "tasks").split(",")}
+    return frozenset() if "off" in parts else frozenset(parts & {"locks", "tasks+"} | {"tasks"})
 
 
-class _Context:
-    """What the C part of `json` wants to be told; the Python part is too slow to load."""
-
-    strict = True
-    object_hook = object_pairs_hook = parse_constant = None
-    parse_float, parse_int = float, int
-    memo = {}
+def has_locks():
+    """Have locks of the program been monitored?"""
+    locks = sys.modules.get(__package__ + "._locks")
+    return locks is not None and locks.is_used
 
 
-def decode(data):
-    message, _ = _json.make_scanner(_Context)(data.decode("utf-8"), 0)
-    if not isinstance(message, dict):
-        raise ValueError("a message is an object")
-    return message
-
-
-def encode(value):
-    if value is None:
-        return "null"
-    if isinstance(value, Encoded):
-        return value.text
-    if value is True or value is False:
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "{%s}" % ",".join("%s:%s" % (encode(key), encode(item)) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return "[%s]" % ",".join(map(encode, value))
-    if isinstance(value, float):
-        return float.__repr__(value) if value - value == 0 else "null"
-    return _json.encode_basestring_ascii(value) if isinstance(value, str) else "%d" % value
+def monitor_interval(answer):
+    """The seconds between two samples, if the daemon wants any."""
+    interval = float(answer.get("monitor") or 0)
+    return min(max(interval, INTERVAL_LEAST), INTERVAL_MOST) if interval > 0 else None
 
 
 # ---- forks and the end -------------------------------------------------------------------------------------------
@@ -720,168 +495,3 @@ def exit_code():
     error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     interactive = sys.flags.interactive or sys.flags.inspect or hasattr(sys, "ps1")
     return 1 if isinstance(error, Exception) and not interactive else None
-
-
-# ---- who the process is ------------------------------------------------------------------------------------------
-
-
-def uuid4():
-    number = int.from_bytes(os.urandom(16), "big") & ~(0xF << 76) & ~(0x3 << 62) | 4 << 76 | 2 << 62
-    digits = "%032x" % number
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
-def identity():
-    """As the guard says it: the start time tells a reused pid apart, the rest is one machine's and container's."""
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        boot = file.read().decode().strip()
-    with open("/proc/self/stat", "rb") as file:
-        ticks = int(file.read().rpartition(b")")[2].split()[19])
-    namespace = "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
-    return "%s/%s/%d/%d" % (boot, namespace, os.getpid(), ticks)
-
-
-def command():
-    """The command line, with what Python itself took of it."""
-    words = getattr(sys, "orig_argv", None)
-    if words is None:
-        try:
-            with open("/proc/self/cmdline", "rb") as file:
-                words = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
-        except OSError:
-            words = [sys.executable] + sys.argv
-    return words
-
-
-def argv():
-    left, words = TEXT, []
-    for word in command():
-        word = clean(word)
-        if len(word) > left:
-            return words + [word[: max(left - 1, 0)] + "\u2026"]
-        left -= len(word)
-        words.append(word)
-    return words
-
-
-def script():
-    return clean(sys.argv[0])
-
-
-def cwd():
-    return clean(os.getcwd())
-
-
-def process_name(forked):
-    """The name that multiprocessing gives the process. In os.fork() that is with the code that forks."""
-    if forked:
-        for launch in stack("_launch"):
-            return clean(launch.f_locals["process_obj"].name)
-        return None
-    process = sys.modules.get("multiprocessing.process")
-    return clean(process.current_process().name) if process is not None else None
-
-
-#: What people do not run to debug it: modules and scripts by their name, and functions of `-c` code by their module.
-TOOLS = ("pip", "ensurepip", "venv", "virtualenv", "compileall")
-SERVANTS = ("resource_tracker", "semaphore_tracker", "forkserver")
-
-
-def helper(forked):
-    """What the process is if it works for other programs only, by its command line."""
-    if forked:
-        return None  # The command line is its parent's.
-    option, what = python_command()
-    if option == "c":
-        code = what.split()
-        if code[:1] == ["from"] and code[2:3] == ["import"] and code[3:4] and code[3].startswith("main"):
-            module = code[1].rpartition(".")[2]
-            return module if module in SERVANTS else None
-        return "pip" if 'run_module("pip"' in what else None
-    if option == "m":
-        module = what.partition(".")[0]
-        return module if module in TOOLS else None
-    parts = what.split(os.sep)
-    if parts[-1] in ("__pip-runner__.py", "_in_process.py"):
-        return "pip"
-    if parts[-2:] == ["debugpy", "adapter"]:
-        return "debugpy"
-    if parts[-1] == "__main__.py":
-        parts.pop()
-    name = parts[-1].rstrip("0123456789.") if parts else ""
-    return name if name in TOOLS else None
-
-
-def python_command():
-    """What the interpreter was told to run: "c" and code, "m" and a module, or "" and a path."""
-    words = iter(command()[1:])
-    for word in words:
-        if not word.startswith("-") or word == "-":
-            return "", word
-        if word.startswith("--"):
-            if word == "--check-hash-based-pycs":
-                next(words, None)
-            continue
-        for i, letter in enumerate(word[1:], 2):
-            if letter in "cm":
-                return letter, word[i:] or next(words, "")
-            if letter in "XW":
-                if not word[i:]:
-                    next(words, None)
-                break
-    return "", ""
-
-
-def stack(function):
-    """The frames of this thread that run a function of that name."""
-    caller = sys._getframe()
-    while caller is not None:
-        if caller.f_code.co_name == function:
-            yield caller
-        caller = caller.f_back
-
-
-def environment():
-    return {key: clean(os.environ[key]) for key in VARIABLES if key in os.environ}
-
-
-def monitored_parts():
-    """What the program's environment wants to be monitored: tasks, and what it names beside them; or nothing."""
-    parts = {part.strip() for part in os.environ.get("DBGPROXY_MONITOR", "tasks").split(",")}
-    return frozenset() if "off" in parts else frozenset(parts & {"locks", "tasks+"} | {"tasks"})
-
-
-def has_locks():
-    """Have locks of the program been monitored?"""
-    locks = sys.modules.get(__package__ + "._locks")
-    return locks is not None and locks.is_used
-
-
-def monitor_interval(answer):
-    """The seconds between two samples, if the daemon wants any."""
-    interval = float(answer.get("monitor") or 0)
-    return min(max(interval, INTERVAL_LEAST), INTERVAL_MOST) if interval > 0 else None
-
-
-def token():
-    path = os.environ.get("DBGPROXY_TOKEN_FILE")
-    if path:
-        try:
-            with open(path, "rb") as file:
-                return file.read(TEXT).decode().strip()
-        except (OSError, ValueError):
-            pass
-    return os.environ.get("DBGPROXY_TOKEN") or None
-
-
-def clean(text, limit=TEXT):
-    """Undecodable bytes have no place in JSON."""
-    text = str.encode(text, "utf-8", "surrogatepass").decode("utf-8", "replace")
-    return text if len(text) <= limit else text[: limit - 1] + "\u2026"
-
-
-def attempt(function, *args):
-    try:
-        return function(*args)
-    except Exception:
-        return None

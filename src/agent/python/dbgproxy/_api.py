@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _agent: Any
+_link: Any
+_process: Any
 try:
-    from . import _agent
+    from . import _agent, _link, _process
 except Exception:  # No CPython, or no system that the agent knows: then nothing here does anything.
-    _agent = None
+    _agent = _link = _process = None
 
 #: Seconds to wait for the daemon's answer.
 WAIT = 2.0
@@ -395,11 +397,11 @@ def _arguments(file: str, line: int, condition: Optional[str], hit_count: Union[
     path = os.fsdecode(os.path.abspath(file))
     if path.startswith(os.getcwd() + os.sep + "<"):
         path = file  # No file, but what a debugger takes for one, such as <stdin>.
-    arguments: Message = {"file": _agent.clean(path), "line": int(line)}
+    arguments: Message = {"file": _process.clean(path), "line": int(line)}
     if condition is not None:
-        arguments["condition"] = _agent.clean(str(condition))
+        arguments["condition"] = _process.clean(str(condition))
     if hit_count is not None:
-        arguments["hitCondition"] = _agent.clean(str(hit_count))
+        arguments["hitCondition"] = _process.clean(str(hit_count))
     return arguments
 
 
@@ -677,20 +679,20 @@ async def _wait_async(is_so: Callable[[], bool], limit: float) -> None:
 
 
 def _uuid4() -> str:
-    if _agent is not None:
-        return str(_agent.uuid4())
+    if _process is not None:
+        return str(_process.uuid4())
     import uuid
 
     return str(uuid.uuid4())
 
 
 def _text(text: str) -> str:
-    return str(_agent.clean(text, TEXT)) if _agent is not None else text
+    return str(_process.clean(text, TEXT)) if _process is not None else text
 
 
 def _metadata(metadata: Mapping[str, Any]) -> Message:
     plain = _plain(metadata, DEPTH)
-    size = len(_agent.encode(plain))
+    size = len(_link.encode(plain))
     return plain if size <= METADATA else {"dbgproxy": "left out: %d characters, and %d is the most" % (size, METADATA)}
 
 

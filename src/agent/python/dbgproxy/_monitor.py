@@ -17,7 +17,7 @@ from _thread import allocate_lock, get_ident
 from time import monotonic
 
 from . import _locks
-from ._agent import Encoded
+from ._link import Encoded
 from ._locks import (
     ACTORS, LOST, attempt, fields, file_of, is_agent, is_debugger, is_library, is_library_file, lost, nothing, numbers,
     place, record_row, records, snapshot, text, wrapped,

@@ -10,7 +10,7 @@ that one that hangs is found as ever. It knows nothing of how the debugger comes
 import sys
 
 from . import _agent
-from ._agent import attempt
+from ._process import attempt
 
 #: pydevd's word for a thread that it has stopped.
 STATE_SUSPEND = 2
