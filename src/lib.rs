@@ -25,7 +25,7 @@
 //! | [`server`] | listens, admits, and gives each connection its task | messages |
 //! | [`session`] | one process: greeting, stop state, requests, its watchers | views |
 //! | [`agent`] | the small Python package in a process: its files, and its connection | clients, pydevd |
-//! | [`breakpoints`] | what several clients want of one process, merged | connections |
+//! | [`breakpoints`] | what several clients want of one process, merged; the daemon's own, stored | connections |
 //! | [`client`] | one IDE: `initialize`, `attach`, and its view: a process, a tree, all merged | how a process is spoken to |
 //! | [`mailbox`] | a client's bounded inbox, and when it lags | what mail says |
 //! | [`hub`] | the directory: who is there, who was, who has whom in view | sockets |

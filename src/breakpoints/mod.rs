@@ -3,7 +3,7 @@
 //! A [`Configuration`] is what one client has set, and [`union()`] makes one of several; the helper that tells apart
 //! whose breakpoint was hit is part of the guard that the greeting installs (`session/guard.py`).
 //! The daemon's own breakpoints, which are for every process, now and later, are in the [`Store`].
-//! This module knows no connection; it turns lists into lists.
+//! This module knows no connection.
 
 mod breakpoint;
 mod condition;
