@@ -18,7 +18,7 @@ import os
 import sys
 import time
 
-from ._link import CONNECT, Encoded, Link
+from ._link import CONNECT, Link
 from ._process import argv, attempt, clean, cwd, environment, helper, identity, process_name, script, token, uuid4
 
 PROTOCOL = 1
