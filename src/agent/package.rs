@@ -17,7 +17,7 @@ use crate::owner::current_uid;
 const PACKAGE: &str = "dbgproxy";
 
 /// Every file, by its path below the directory that is put on Python's path.
-pub const FILES: [(&str, &str); 13] = [
+pub const FILES: [(&str, &str); 15] = [
     ("sitecustomize.py", include_str!("python/sitecustomize.py")),
     (
         "dbgproxy/__init__.py",
@@ -43,6 +43,14 @@ pub const FILES: [(&str, &str); 13] = [
     (
         "dbgproxy/_watchdog.py",
         include_str!("python/dbgproxy/_watchdog.py"),
+    ),
+    (
+        "dbgproxy/_code.py",
+        include_str!("python/dbgproxy/_code.py"),
+    ),
+    (
+        "dbgproxy/_records.py",
+        include_str!("python/dbgproxy/_records.py"),
     ),
     (
         "dbgproxy/_locks.py",

@@ -380,7 +380,7 @@ def monitored_parts():
 
 def has_locks():
     """Have locks of the program been monitored?"""
-    locks = sys.modules.get(__package__ + "._locks")
+    locks = sys.modules.get(__package__ + "._records")
     return locks is not None and locks.is_used
 
 

@@ -1,7 +1,7 @@
 """What the agent sees of a process's locks, event loops and tasks, and tells the daemon in samples.
 
 Loops and tasks are looked at by the agent's own thread, with nothing patched, and with no more than a hundredth of a
-core: a look that was expensive makes the next one later. Of locks it tells what `_locks` has noted.
+core: a look that was expensive makes the next one later. Of locks it tells what `_records` has noted.
 
 Nothing here keeps a task or a frame of the program alive: references are weak, and what a look has gathered is dropped
 at its end. This module knows nothing of the connection to the daemon.
@@ -16,12 +16,12 @@ import weakref
 from _thread import allocate_lock, get_ident
 from time import monotonic
 
-from . import _locks
+from . import _records
+from ._code import file_of, is_agent, is_debugger, is_library, is_library_file, place, text
 from ._link import Encoded
-from ._locks import (
-    ACTORS, LOST, attempt, fields, file_of, is_agent, is_debugger, is_library, is_library_file, lost, nothing, numbers,
-    place, record_row, records, snapshot, text, wrapped,
-)
+from ._locks import fields
+from ._process import attempt
+from ._records import ACTORS, LOST, lost, nothing, numbers, record_row, records, snapshot, wrapped
 
 #: Of a sample: locks, tasks, calls of a chain or stack, and exceptions.
 ROWS, CHAIN, EXCEPTIONS = 200, 20, 20
@@ -186,7 +186,7 @@ class Monitor:
         return body if is_told or was_told else None
 
     def is_on(self, part):
-        return _locks.is_used if part == "locks" else part in self.parts
+        return _records.is_used if part == "locks" else part in self.parts
 
     # ---- locks ----------------------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class Monitor:
         rows = [record_row(each[4], now, each[5], alive, self) for each in found[:ROWS]]
         rows = list(seen.values())[:ROWS] + lost[-LOST:] + rows
         total = len(every) + len(seen)
-        return {"total": total, "dropped": _locks.left_out + max(len(every) - ROWS, 0), "locks": rows[:ROWS]}
+        return {"total": total, "dropped": _records.left_out + max(len(every) - ROWS, 0), "locks": rows[:ROWS]}
 
     def actor(self, ident, task):
         name = None
@@ -370,7 +370,6 @@ class Monitor:
     # ---- loops ----------------------------------------------------------------------------------------------
 
     def find_loops(self, tasks):
-        events = sys.modules["asyncio.events"]
         run = getattr(getattr(sys.modules.get("asyncio.base_events"), "BaseEventLoop", None), "run_forever", None)
         code = getattr(run, "__code__", None)
         for key, loop in list(self.loops.items()):

@@ -17,11 +17,12 @@ from _operator import attrgetter
 from _thread import LockType, allocate_lock, get_ident
 from time import monotonic
 
-from . import _locks
-from ._locks import (
-    HOLDERS, LOCKS, Kind, NamedLock, OwnLock, Record, WrappedLock, WrappedRLock, attempt, creator, current_task,
-    dress, entering, getframe, has_room, is_library, is_locked, is_locked_again, is_locked_here, records,
-    ref_to, take_async, title,
+from . import _records
+from ._code import creator, is_library
+from ._locks import Kind, NamedLock, OwnLock, WrappedLock, WrappedRLock, dress, entering, getframe, take_async
+from ._process import attempt
+from ._records import (
+    HOLDERS, LOCKS, Record, current_task, has_room, is_locked, is_locked_again, is_locked_here, records, ref_to, title,
 )
 
 #: What has been asked for.
@@ -355,7 +356,7 @@ def patch_asyncio(locks):
             self._locked = True
             frame = getframe(1)
             try:
-                record.task = ref_to(_locks.running())
+                record.task = ref_to(_records.running())
             except Exception:
                 record.task = current_task()
             record.owner = get_ident()

@@ -150,7 +150,8 @@ def token():
 
 def clean(text, limit=TEXT):
     """Undecodable bytes have no place in JSON."""
-    text = str.encode(text, "utf-8", "surrogatepass").decode("utf-8", "replace")
+    if not text.isascii():
+        text = str.encode(text, "utf-8", "surrogatepass").decode("utf-8", "replace")
     return text if len(text) <= limit else text[: limit - 1] + "\u2026"
 
 
