@@ -79,6 +79,7 @@ async fn promtool_has_nothing_to_say() {
         ("dbgproxy_sessions_opened_total", 2.0),
         ("dbgproxy_findings{kind=\"lock-held\"}", 1.0),
         ("dbgproxy_findings{kind=\"lock-cycle\"}", 0.0),
+        ("dbgproxy_findings_unnamed", 0.0),
         ("dbgproxy_locks_held", 1.0),
     ] {
         assert_eq!(figure(&text, name), Some(value), "{name}\n{text}");
@@ -89,6 +90,7 @@ async fn promtool_has_nothing_to_say() {
         "dbgproxy_host_memory_size_bytes",
         "dbgproxy_daemon_resident_memory_bytes",
         "dbgproxy_daemon_tasks",
+        "dbgproxy_finding_start_timestamp_seconds{finding=\"1\",kind=\"lock-held\",process=\"a.py\",",
         "dbgproxy_received_bytes_total",
         "dbgproxy_received_messages_total",
         "dbgproxy_sent_bytes_total",
@@ -182,6 +184,14 @@ async fn a_real_prometheus_scrapes_it() {
         query("dbgproxy_findings%7Bkind%3D%22lock-held%22%7D%20%3D%3D%201"),
     );
     assert_eq!(held.await["metric"]["kind"], "lock-held");
+    let named = query("dbgproxy_finding_start_timestamp_seconds");
+    let named = within("its name", named).await;
+    let message = named["metric"]["message"].as_str().unwrap_or_default();
+    assert!(
+        message.starts_with("`db` (threading.Lock) has been held for ")
+            && message.ends_with(" by MainThread of a.py (5000000) at a.py:12"),
+        "{named}"
+    );
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::http::http;
 use support::report::{gone, open, report};
 use support::{Client, Daemon, Ended, Program, Python, Script};
 
@@ -75,6 +76,16 @@ async fn console(client: &mut Client, line: &str) -> String {
 fn quiet(ended: &Ended) {
     let seen = (ended.code, &*ended.stderr);
     assert_eq!(seen, (0, ""), "{}", ended.stdout);
+}
+
+/// The lines that `GET /metrics` has for deadlocks.
+async fn named(daemon: &Daemon) -> Vec<String> {
+    let host = format!("Host: {}", daemon.connect());
+    let (status, text) = http(daemon.address, "GET /metrics", &[&host], "").await;
+    assert_eq!(status, 200, "{text}");
+    let lines = text.lines().map(str::to_owned);
+    let lines = lines.filter(|line| line.contains("kind=\"lock-cycle\",process="));
+    lines.collect()
 }
 
 const THREADS: &str = "\
@@ -207,6 +218,14 @@ async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
     let output = daemon.run(&["report"]).await;
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("! lock-cycle: deadlock: "), "{text}");
+    let lines = named(&daemon).await;
+    let name = "dbgproxy_finding_start_timestamp_seconds";
+    assert!(lines.len() == 1 && lines[0].starts_with(name), "{lines:?}");
+    let file = script.path().file_name().unwrap_or_default().display();
+    let places = markers.map(|marker| format!("({file}:{})", script.line(marker)));
+    for part in places.iter().map(String::as_str).chain([one, two]) {
+        assert!(lines[0].contains(part), "{part}: {lines:?}");
+    }
     // The program waits in its own code, not in what watches it.
     let (_, stacks) = daemon.verb("stacks", json!({})).await;
     let stacks = stacks.to_string();
@@ -217,6 +236,7 @@ async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
     program.tell("").await;
     program.printed("over").await;
     gone(&daemon, "lock-cycle").await;
+    assert_eq!(named(&daemon).await, Vec::<String>::new());
     let is_end = |body: &Value| {
         let text = body["output"].as_str().unwrap_or_default();
         text.starts_with("dbgproxy: no longer: deadlock: ")

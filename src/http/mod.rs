@@ -96,15 +96,18 @@ async fn get_verb(
 
 /// `GET /metrics`: the figures of the daemon and its monitor, for Prometheus.
 async fn figures(State(hub): State<Arc<Hub>>) -> Response {
-    let arguments = json!({ "part": "system" });
-    // Without a monitor, or one that keeps up, the rest is still worth knowing.
-    let monitor = control::call(&hub, "monitor", &arguments, Access::Look).await;
+    let ask = async |part: &str| {
+        let answer = control::call(&hub, "monitor", &json!({ "part": part }), Access::Look).await;
+        // Without a monitor, or one that keeps up, the rest is still worth knowing.
+        answer.unwrap_or_default()
+    };
+    let (monitor, found) = (ask("system").await, ask("findings").await);
     let states: Vec<_> = hub
         .sessions()
         .iter()
         .map(|session| session.info().state)
         .collect();
-    let text = metrics::render(&states, hub.opened(), &monitor.unwrap_or_default());
+    let text = metrics::render(&states, hub.opened(), &monitor, &found);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 

@@ -154,6 +154,8 @@ pub struct Finding {
     pub kind: Kind,
     /// What, who, where, for how long.
     pub message: String,
+    /// The message when it opened, which stays as it was.
+    pub first: String,
     /// The process that it is about.
     pub session: Option<SessionId>,
     /// Its pid.
@@ -332,6 +334,7 @@ impl Findings {
             id: self.last,
             kind: found.kind,
             message: String::new(),
+            first: String::new(),
             session,
             pid: who.as_ref().map(|who| who.pid),
             name: who.map(|who| who.name),
@@ -350,6 +353,7 @@ impl Findings {
             before: 0,
         };
         open.renew(found, context.now);
+        open.finding.first.clone_from(&open.finding.message);
         open
     }
 

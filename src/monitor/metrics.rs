@@ -3,10 +3,11 @@
 //! Each scrape makes them anew out of what the verb `monitor` answers: nothing is counted twice. A client library would
 //! keep counters of its own beside those, and take back those of processes that are gone; what is left to do is to put
 //! numbers under names, which is all that is here.
-//! Label sets are bounded: states, kinds, and the processes that use most.
+//! Label sets are bounded: states, kinds, the processes that use most, and the findings that are open for longest.
 
 use std::fmt::Write;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Kind;
@@ -18,8 +19,15 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Of how many processes there are figures of their own: those that use most.
 pub const TOP: usize = 20;
 
+/// How many findings are named, the oldest first; how many more are open is a figure of its own.
+pub const NAMED: usize = 20;
+
 /// How many characters of a name make a label; the rest is cut off.
 const MAX_LABEL: usize = 100;
+
+/// How many characters of a finding's message do: two who wait for each other are told of whole, even by names of the
+/// greatest length that is kept. Stores that limit labels take 2,048 bytes by default.
+const MAX_MESSAGE: usize = 2000;
 
 /// What a figure is.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +85,11 @@ fn braces(labels: Labels<'_>) -> String {
         return String::new();
     }
     let label = |(name, value): &(&str, &str)| {
-        let value: String = value.chars().take(MAX_LABEL).collect();
+        let length = match *name {
+            "message" => MAX_MESSAGE,
+            _ => MAX_LABEL,
+        };
+        let value: String = value.chars().take(length).collect();
         let value = value
             .replace('\\', r"\\")
             .replace('"', "\\\"")
@@ -88,10 +100,10 @@ fn braces(labels: Labels<'_>) -> String {
     format!("{{{}}}", labels.join(","))
 }
 
-/// All figures: of the states of the live sessions, and of what the verb `monitor` answers for `system`, if anything is
-/// monitored.
+/// All figures: of the states of the live sessions, and of what the verb `monitor` answers for `system` and for
+/// `findings`, if anything is monitored.
 #[must_use]
-pub fn render(states: &[State], opened: u64, monitor: &Value) -> String {
+pub fn render(states: &[State], opened: u64, monitor: &Value, found: &Value) -> String {
     use Is::{Counter, Gauge};
     let mut text = Text::default();
     let version = [(vec![("version", env!("CARGO_PKG_VERSION"))], Some(1.0))];
@@ -113,6 +125,9 @@ pub fn render(states: &[State], opened: u64, monitor: &Value) -> String {
         &json!(opened),
     );
     findings(&mut text, &monitor["summary"]);
+    if let Some(list) = found["findings"].as_array() {
+        named(&mut text, list);
+    }
     let summary = &monitor["summary"];
     for (name, help, key) in [
         ("locks", "Locks that are monitored.", "locks"),
@@ -185,6 +200,56 @@ fn findings(text: &mut Text, summary: &Value) {
         "Findings that there was no room for.",
         &summary["findingsLeftOut"],
     );
+}
+
+/// Each finding that is open, as it was first told: a message in which a duration grows would be a new series each time.
+fn named(text: &mut Text, list: &[Value]) {
+    let since = |one: &Value| one["since"].as_str()?.parse::<Timestamp>().ok();
+    let mut open: Vec<(Timestamp, &Value)> = list
+        .iter()
+        .filter(|one| one["ended"].is_null())
+        .filter_map(|one| Some((since(one)?, one)))
+        .collect();
+    open.sort_by_key(|(since, one)| (*since, one["id"].as_u64()));
+    let beyond = open.len().saturating_sub(NAMED);
+    open.truncate(NAMED);
+    let named = open.iter().map(|(since, one)| {
+        let labels = [
+            ("finding", "id"),
+            ("kind", "kind"),
+            ("process", "name"),
+            ("pid", "pid"),
+            ("message", "first"),
+        ];
+        let labels = labels.map(|(label, key)| (label, text_of(&one[key])));
+        (labels, since.as_millisecond() as f64 / 1000.0)
+    });
+    let named: Vec<_> = named.collect();
+    let figures = named.iter().map(|(labels, since)| {
+        let labels = labels.iter().map(|(label, text)| (*label, text.as_str()));
+        (labels.collect(), Some(*since))
+    });
+    text.family(
+        "finding_start_timestamp_seconds",
+        Is::Gauge,
+        "Since when something is wrong, and what: the oldest findings that are open.",
+        figures,
+    );
+    text.figure(
+        "findings_unnamed",
+        Is::Gauge,
+        "Findings that are open beside those.",
+        &json!(beyond),
+    );
+}
+
+/// A field as a label has it: one that is not known is empty, which is none to Prometheus.
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        value => value.to_string(),
+    }
 }
 
 fn host(text: &mut Text, host: &Value) {
@@ -359,6 +424,13 @@ mod tests {
     #[test]
     fn figures_under_their_names() {
         let row = |pid: u64| json!({ "name": "a \"b\"\\\nc", "pid": pid, "cpuTime": 1.5, "memory": 7, "threads": null });
+        // The youngest first.
+        let finding = |number: u64| {
+            json!({
+                "id": 40 - number, "kind": "lock-held", "name": "a.py", "pid": null, "first": "x".repeat(MAX_MESSAGE + 9),
+                "message": "y", "since": format!("2026-01-01T00:00:{:02}.5Z", 40 - number), "ended": null,
+            })
+        };
         let monitor = json!({
             "summary": { "locks": 3, "findings": { "lock-held": 2 }, "cost": { "samples": 9 } },
             "system": { "load": [0.5, 1, 2], "pressure": { "io": { "some": { "total": 2.5 } } }, "daemon": { "tasks": 4 } },
@@ -368,6 +440,7 @@ mod tests {
             &[State::Running, State::Running, State::Stopped],
             12,
             &monitor,
+            &json!({ "findings": (0..NAMED as u64 + 5).map(finding).collect::<Vec<_>>() }),
         );
         for line in [
             "# HELP dbgproxy_sessions Debugged processes that are there, by state.",
@@ -378,6 +451,7 @@ mod tests {
             "dbgproxy_sessions_opened_total 12",
             "dbgproxy_findings{kind=\"lock-held\"} 2",
             "dbgproxy_findings{kind=\"lock-cycle\"} 0",
+            "dbgproxy_findings_unnamed 5",
             "dbgproxy_locks 3",
             "dbgproxy_host_load{minutes=\"15\"} 2",
             "dbgproxy_host_pressure_waiting_seconds_total{resource=\"io\",tasks=\"some\"} 2.5",
@@ -391,6 +465,19 @@ mod tests {
                 .count(),
             TOP
         );
+        let named: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("dbgproxy_finding_start"))
+            .collect();
+        assert_eq!(named.len(), NAMED, "{text}");
+        let message = "x".repeat(MAX_MESSAGE);
+        assert_eq!(
+            named[0],
+            format!(
+                "dbgproxy_finding_start_timestamp_seconds{{finding=\"16\",kind=\"lock-held\",process=\"a.py\",pid=\"\",\
+                 message=\"{message}\"}} 1767225616.5"
+            )
+        );
         // What is not known has no name either.
         assert!(
             !text.contains("process_threads") && !text.contains("host_cpus"),
@@ -401,7 +488,7 @@ mod tests {
 
     #[test]
     fn a_daemon_without_a_monitor_has_sessions() {
-        let text = render(&[], 0, &Value::Null);
+        let text = render(&[], 0, &Value::Null, &Value::Null);
         assert!(
             text.contains("dbgproxy_sessions{state=\"stopped\"} 0\n"),
             "{text}"
