@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 
-use super::Context;
-use super::sample;
+use super::{Context, is_recent, sample};
 use crate::session::SessionId;
 use crate::text::printable;
 
@@ -396,13 +395,14 @@ impl Findings {
     }
 
     /// Those that concern one of the processes that are meant: the open ones, the gravest first, then those that have
-    /// ended, the last first.
-    pub fn list(&self, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<&Finding> {
+    /// ended not long ago, the last first.
+    pub fn list(&self, time: Timestamp, is_meant: &dyn Fn(SessionId) -> bool) -> Vec<&Finding> {
         let concerns =
             |finding: &&Finding| finding.sessions.iter().any(|session| is_meant(*session));
         let mut open: Vec<&Finding> = self.open.values().map(|open| &open.finding).collect();
         open.sort_by_key(|finding| (finding.kind, finding.since, finding.id));
         let ended = self.ended.iter().rev().map(|(_, open)| &open.finding);
+        let ended = ended.filter(|finding| is_recent(finding.ended, time));
         open.into_iter().chain(ended).filter(concerns).collect()
     }
 }
@@ -417,6 +417,7 @@ pub(super) fn back(time: Timestamp, by: Duration) -> Timestamp {
 mod tests {
     use uuid::Uuid;
 
+    use super::super::RECENT;
     use super::super::tests::{Bench, SECOND};
     use super::*;
 
@@ -459,9 +460,12 @@ mod tests {
             [(0, Opened), (60, Repeated), (120, Repeated), (131, Ended)]
         );
         assert!(!findings.any_open());
-        let all = findings.list(&|_| true);
+        let time = bench.context().time;
+        let all = findings.list(time, &|_| true);
         assert!(all.len() == 1 && all[0].ended.is_some());
-        assert!(findings.list(&|_| false).is_empty());
+        assert!(findings.list(time, &|_| false).is_empty());
+        let later = time + RECENT;
+        assert!(findings.list(later, &|_| true).is_empty());
     }
 
     #[test]
@@ -478,7 +482,7 @@ mod tests {
             bench.now += SECOND;
         }
         assert!((10..=22).contains(&told), "{told}");
-        let all = findings.list(&|_| true);
+        let all = findings.list(bench.context().time, &|_| true);
         assert_eq!(all.len(), 1, "{all:?}");
         assert!(all[0].count >= 100, "{all:?}");
     }
@@ -505,6 +509,6 @@ mod tests {
             bench.now += REPETITION;
             findings.update(&bench.context(), vec![found(&bench, 2, key)], PATIENCE);
         }
-        assert!(findings.list(&|_| true).len() <= FINDINGS);
+        assert!(findings.open.len() + findings.ended.len() <= FINDINGS);
     }
 }

@@ -66,6 +66,10 @@ const GONE_WAIT: Duration = Duration::from_secs(2);
 /// How long an agent's goodbye waits for room among what the monitor has to read.
 const GOODBYE_WAIT: Duration = Duration::from_secs(10);
 
+/// For how long a report tells of what has ended: of findings, of processes and of the sessions of their own.
+/// The monitor's log keeps findings for longer, and the verb `sessions` processes.
+pub const RECENT: Duration = Duration::from_secs(600);
+
 /// How many processes the summary names whose samples were not whole.
 const MAX_DROPPED: usize = 100;
 
@@ -416,7 +420,7 @@ impl ResourceMonitor {
             report["system"] = self.system.statistics(moment.now);
         }
         if wants(Part::Findings) {
-            report["findings"] = json!(self.findings.list(&is_meant));
+            report["findings"] = json!(self.findings.list(moment.time, &is_meant));
         }
         if wants(Part::System) {
             summary["rows"]["processes"] = self.system.count(&is_meant).into();
@@ -466,6 +470,11 @@ impl ResourceMonitor {
             .chain(self.watchdogs.sessions())
             .collect()
     }
+}
+
+/// Whether something goes on, or has ended not long ago.
+fn is_recent(ended: Option<Timestamp>, time: Timestamp) -> bool {
+    ended.is_none_or(|ended| ended >= findings::back(time, RECENT))
 }
 
 /// A row with what all rows of its process have.

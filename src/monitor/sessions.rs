@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::findings::{Found, Kind};
-use super::{Context, Row, seconds};
+use super::{Context, Row, is_recent, seconds};
 use crate::session::{DebugSession, Info, SessionId, State};
 
 /// How many bad ends within [`FLAPPING`] make a finding.
@@ -183,18 +183,27 @@ impl SessionMonitor {
         found
     }
 
-    /// A row for each process and each of its debug sessions. A row is made when it is asked for: there may be many.
+    /// A row for each process and each of its debug sessions: those that are there in the order of their tree, then
+    /// those that have ended not long ago, the last first. A row is made when it is asked for: there may be many.
     pub fn rows(&self, infos: &[Info], time: Timestamp) -> impl ExactSizeIterator<Item = Row> {
         let mut rows: Vec<(&Info, Option<&DebugSession>)> = Vec::new();
         for info in infos {
             rows.push((info, None));
-            rows.extend(
-                info.debug_sessions
-                    .all()
-                    .iter()
-                    .map(|one| (info, Some(one))),
-            );
+            let own = info.debug_sessions.all().iter();
+            rows.extend(own.map(|one| (info, Some(one))));
         }
+        let ended = |(info, one): &(&Info, Option<&DebugSession>)| {
+            one.and_then(|one| one.ended).or(info.ended)
+        };
+        rows.retain(|row| is_recent(ended(row), time));
+        // Those of one process stay as they are.
+        rows.sort_by(|one, other| {
+            ended(one)
+                .is_some()
+                .cmp(&ended(other).is_some())
+                .then(ended(other).cmp(&ended(one)))
+                .then_with(|| one.0.order.cmp(&other.0.order))
+        });
         let duration = move |started: Timestamp, ended: Option<Timestamp>| {
             let duration = ended.unwrap_or(time).duration_since(started);
             duration.as_secs_f64().max(0.0)

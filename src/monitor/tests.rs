@@ -146,7 +146,8 @@ impl Daemon {
     }
 
     fn open(&self) -> Vec<Finding> {
-        let all = self.monitor.findings.list(&|_| true).into_iter();
+        let all = self.monitor.findings.list(self.moment().time, &|_| true);
+        let all = all.into_iter();
         all.filter(|finding| finding.ended.is_none())
             .cloned()
             .collect()
@@ -593,6 +594,44 @@ fn a_liar_harms_its_own_rows_only() {
     assert_eq!(own["locks"].as_array().map(Vec::len), Some(1));
     assert_eq!(own["summary"]["dropped"], json!([]));
     assert!(own.get("tasks").is_none() && own.get("findings").is_none());
+}
+
+#[test]
+fn what_ended_long_ago_is_not_reported() {
+    let mut daemon = Daemon::new();
+    let held = lock("db", "threading.Lock", &[one(1, None, 12, 0)], &[]);
+    daemon.says(1, locks(&[held]));
+    daemon.pass(31);
+    daemon.says(1, locks(&[]));
+    daemon.pass(3);
+    let minutes_ago = |daemon: &Daemon, number: u32, minutes: i64| {
+        let ended = daemon.moment().time - jiff::SignedDuration::from_mins(minutes);
+        Info {
+            state: State::Ended,
+            ended: Some(ended),
+            ..daemon.info(number.into(), State::Ended)
+        }
+    };
+    let report = |daemon: &mut Daemon| {
+        let infos = [
+            minutes_ago(daemon, 4, 5),
+            minutes_ago(daemon, 3, 11),
+            minutes_ago(daemon, 2, 1),
+            daemon.info(1, State::Running),
+        ];
+        let moment = daemon.moment();
+        let report = daemon.monitor.report(&moment, None, &infos);
+        let rows = report["sessions"].as_array().expect("a list").clone();
+        let pids: Vec<u64> = rows.iter().filter_map(|row| row["pid"].as_u64()).collect();
+        (pids, report)
+    };
+    let (pids, before) = report(&mut daemon);
+    assert_eq!(pids, [1, 2, 4]);
+    assert!(before["findings"][0]["ended"].is_string(), "{before}");
+    daemon.pass(RECENT.as_secs());
+    let (pids, later) = report(&mut daemon);
+    assert_eq!(pids, [1, 2, 4]);
+    assert_eq!(later["findings"], json!([]));
 }
 
 #[test]
