@@ -179,7 +179,22 @@ async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
     let daemon = daemon().await;
     let mut program = start(python, &daemon, script).await;
     program.printed("started").await;
-    let (_, finding) = found_at(&daemon, "lock-cycle", script, "# ONE HAS").await;
+    let (report, finding) = found_at(&daemon, "lock-cycle", script, "# ONE HAS").await;
+    for marker in ["# A", "# B"] {
+        let rows = report["locks"].as_array().expect("a list").iter();
+        let rows: Vec<&Value> = rows
+            .filter(|row| row["site"] == site(script, marker))
+            .collect();
+        let is_shared = rows[0]["shared"].is_string();
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert_eq!(rows[0]["processes"], if is_shared { 3 } else { 1 });
+        let (holder, waiter) = (&rows[0]["holders"][0], &rows[0]["waiters"][0]);
+        assert_eq!(
+            holder["session"] != waiter["session"],
+            is_shared,
+            "{rows:?}"
+        );
+    }
     let message = finding["message"].as_str().unwrap_or_default();
     for part in [one, two] {
         assert!(message.contains(part), "{part}: {message}");
@@ -188,9 +203,8 @@ async fn deadlock(python: &Python, script: &Script, one: &str, two: &str) {
         let line = script.line(marker);
         let file = script.path().file_name().unwrap_or_default();
         let name = format!("`{}:{line}`", file.display());
-        // In a process that did not make it, it has no such name.
-        let is_named = message.contains(&name) || message.contains("multiprocessing.Lock");
-        assert!(is_named, "{name}: {message}");
+        // One that processes share is called so in all of them, also where it was not made.
+        assert!(message.contains(&name), "{name}: {message}");
     }
     let sites = finding["sites"].as_array().expect("a list");
     let markers = ["# ONE HAS", "# ONE WANTS", "# TWO HAS", "# TWO WANTS"];

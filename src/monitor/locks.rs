@@ -3,10 +3,12 @@
 //! What it knows of a process is its last sample, so that a process that says nonsense harms its own rows only.
 //! It knows nothing of tasks beyond their names.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::iter;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::findings::{Found, Kind, Site};
 use super::sample::{self, Actor, Lock, Locks, Use};
@@ -97,9 +99,10 @@ impl LockMonitor {
         // Those of the process alone have gone with it, and are told of together.
         let mut own: Vec<(&Lock, &Use, Instant)> = Vec::new();
         for lock in &process.locks.locks {
-            let Some((holder, since)) = process.oldest(lock) else {
+            let Some(holder) = lock.oldest() else {
                 continue;
             };
+            let since = sample::since(process.taken, holder.age);
             if lock.shared.is_none() {
                 let held = context.running(session, since, process.taken);
                 if exit != Some(0) || held >= LEAK_AGE {
@@ -160,53 +163,71 @@ impl LockMonitor {
         self.processes.is_empty() && self.left.is_empty()
     }
 
-    /// Who holds and waits, and in which thread each task runs.
-    pub fn draw(&self, context: &Context<'_>, waits: &mut Waits, threads: &mut HashMap<Node, u64>) {
+    /// All locks, those that processes share once.
+    fn all(&self) -> Vec<Whole<'_>> {
+        let mut all: Vec<Whole<'_>> = Vec::new();
+        let mut shared = HashMap::new();
         for (session, process) in &self.processes {
             for lock in &process.locks.locks {
-                // Nobody waits behind it, unless in another process.
-                if lock.waiters.is_empty() && lock.shared.is_none() {
-                    continue;
-                }
-                let resource = lock.resource(*session);
-                let is_of_tasks = lock.kind.starts_with("asyncio.");
-                let edge = |one: &Use, is_holder: bool| {
-                    // Who waits for a lock of threads blocks its thread, whatever task that runs.
-                    let task = one.actor.task.as_ref().filter(|_| is_of_tasks || is_holder);
-                    let node = match task {
-                        Some(task) => Node::Task(*session, task.clone()),
-                        None => Node::Thread(*session, one.actor.thread),
-                    };
-                    Edge {
-                        node,
-                        who: context.who_is(*session, &one.actor),
-                        resource: resource.clone(),
-                        what: lock.called(),
-                        site: one.site.as_ref().map(Site::from),
-                        since: sample::since(process.taken, one.age),
-                        seen: process.taken,
-                    }
+                let part = Part {
+                    session: *session,
+                    taken: process.taken,
+                    lock,
                 };
-                for holder in &lock.holders {
-                    let edge = edge(holder, true);
-                    if matches!(edge.node, Node::Task(..)) {
-                        threads.insert(edge.node.clone(), holder.actor.thread);
-                    }
-                    waits.hold(edge);
+                let place = lock.shared.as_deref().map(|name| match shared.get(name) {
+                    Some(place) => *place,
+                    None => *shared.entry(name).or_insert(all.len()),
+                });
+                match place.and_then(|place| all.get_mut(place)) {
+                    Some(whole) => whole.others.push(part),
+                    None => all.push(Whole {
+                        first: part,
+                        others: Vec::new(),
+                    }),
                 }
-                for waiter in &lock.waiters {
-                    waits.wait(edge(waiter, false));
-                }
-                // Semaphores are let go of by others than those who took them, too.
-                let is_own = |waiter: &Use| {
-                    lock.holders
-                        .iter()
-                        .any(|holder| holder.actor == waiter.actor)
+            }
+        }
+        all
+    }
+
+    /// Who holds and waits, and in which thread each task runs.
+    pub fn draw(&self, context: &Context<'_>, waits: &mut Waits, threads: &mut HashMap<Node, u64>) {
+        for whole in self.all() {
+            // Nobody waits behind it.
+            if whole.waiters().next().is_none() {
+                continue;
+            }
+            let (resource, what) = (whole.resource(), whole.called());
+            let is_of_tasks = whole.first.lock.kind.starts_with("asyncio.");
+            let edge = |part: Part<'_>, one: &Use, is_holder: bool| {
+                // Who waits for a lock of threads blocks its thread, whatever task that runs.
+                let task = one.actor.task.as_ref().filter(|_| is_of_tasks || is_holder);
+                let node = match task {
+                    Some(task) => Node::Task(part.session, task.clone()),
+                    None => Node::Thread(part.session, one.actor.thread),
                 };
-                let is_signal = lock.is_semaphore() && lock.waiters.iter().any(is_own);
-                if is_signal || lock.holders.len() >= sample::MAX_ACTORS {
-                    waits.free(resource);
+                Edge {
+                    node,
+                    who: context.who_is(part.session, &one.actor),
+                    resource: resource.clone(),
+                    what: what.clone(),
+                    site: one.site.as_ref().map(Site::from),
+                    since: part.since(one),
+                    seen: part.taken,
                 }
+            };
+            for (part, holder) in whole.holders() {
+                let edge = edge(part, holder, true);
+                if matches!(edge.node, Node::Task(..)) {
+                    threads.insert(edge.node.clone(), holder.actor.thread);
+                }
+                waits.hold(edge);
+            }
+            for (part, waiter) in whole.waiters() {
+                waits.wait(edge(part, waiter, false));
+            }
+            if whole.parts().any(|part| part.lock.is_let_go_by_others()) {
+                waits.free(resource);
             }
         }
     }
@@ -214,20 +235,19 @@ impl LockMonitor {
     /// What is wrong now, beside the cycles, in which `in_cycles` is held.
     pub fn findings(&mut self, context: &Context<'_>, in_cycles: &HashSet<Resource>) -> Vec<Found> {
         let mut found = Vec::new();
-        let mut wanted: HashSet<&str> = HashSet::new();
-        let mut held: HashSet<&str> = HashSet::new();
-        for (session, process) in &self.processes {
-            for lock in &process.locks.locks {
-                if let Some(shared) = &lock.shared {
-                    if !lock.waiters.is_empty() {
-                        wanted.insert(shared);
-                    }
-                    if !lock.holders.is_empty() {
-                        held.insert(shared);
-                    }
+        let is_left = !self.left.is_empty();
+        let mut wanted: HashSet<String> = HashSet::new();
+        let mut held: HashSet<String> = HashSet::new();
+        for whole in self.all() {
+            if let Some(shared) = whole.first.lock.shared.as_ref().filter(|_| is_left) {
+                if whole.waiters().next().is_some() {
+                    wanted.insert(shared.clone());
                 }
-                found.extend(process.wrong(context, *session, lock, in_cycles));
+                if whole.oldest().is_some() {
+                    held.insert(shared.clone());
+                }
             }
+            found.extend(whole.wrong(context, in_cycles));
         }
         self.left.retain(|left| match left.shared.as_deref() {
             // Somebody has it again, or it was let go of after all.
@@ -243,15 +263,16 @@ impl LockMonitor {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let mut counts = Statistics::default();
-        for process in self.processes.values() {
-            counts.locks += process.locks.total.max(process.locks.locks.len() as u64);
-            for lock in &process.locks.locks {
-                counts.held += u64::from(!lock.holders.is_empty());
-                counts.waiters += lock.waiter_count;
-                counts.acquisitions += lock.acquisitions;
-                counts.contended += lock.contended;
-                counts.timeouts += lock.timeouts;
-            }
+        for Process { locks, .. } in self.processes.values() {
+            counts.locks += locks.total.max(locks.locks.len() as u64);
+        }
+        for whole in self.all() {
+            counts.locks -= whole.others.len() as u64;
+            counts.held += u64::from(whole.oldest().is_some());
+            counts.waiters += whole.waiter_count();
+            counts.acquisitions += whole.sum(|lock| lock.acquisitions);
+            counts.contended += whole.sum(|lock| lock.contended);
+            counts.timeouts += whole.sum(|lock| lock.timeouts);
         }
         counts
     }
@@ -269,57 +290,118 @@ impl LockMonitor {
         self.processes.keys().copied()
     }
 
-    /// A row for each lock: those that are waited for, then those that are held longest, then those that are used most.
-    /// A row is made when it is asked for: there may be many.
+    /// A row for each lock that one of the processes that are meant has: those that are waited for, then those that are
+    /// held longest, then those that are used most. A row is made when it is asked for: there may be many.
     pub fn rows(
         &self,
         context: &Context<'_>,
         is_meant: &dyn Fn(SessionId) -> bool,
     ) -> impl ExactSizeIterator<Item = Row> {
         let mut rows = Vec::new();
-        for (session, process) in &self.processes {
-            if !is_meant(*session) {
-                continue;
-            }
-            for lock in &process.locks.locks {
-                let held = process.oldest(lock);
-                let held = held.map_or(0.0, |(_, since)| {
-                    context.age(*session, process.taken, since).as_secs_f64()
-                });
-                rows.push((*session, process, lock, held));
+        for whole in self.all() {
+            if whole.parts().any(|part| is_meant(part.session)) {
+                let held = whole.oldest();
+                let held = held.map_or(Duration::ZERO, |(part, holder)| part.age(context, holder));
+                rows.push((whole.waiter_count(), held, whole));
             }
         }
-        rows.sort_by(|(_, _, one, held), (_, _, other, longer)| {
-            other
-                .waiter_count
-                .cmp(&one.waiter_count)
-                .then(longer.total_cmp(held))
-                .then(other.acquisitions.cmp(&one.acquisitions))
+        rows.sort_by_key(|(waiters, held, whole)| {
+            Reverse((*waiters, *held, whole.sum(|lock| lock.acquisitions)))
         });
-        rows.into_iter().map(|(session, process, lock, held)| {
-            (session, process.row(context, session, lock, held))
-        })
+        rows.into_iter()
+            .map(|(_, held, whole)| whole.row(context, held))
     }
 }
 
-impl Process {
-    /// Who has held a lock longest, and since when.
-    fn oldest<'a>(&self, lock: &'a Lock) -> Option<(&'a Use, Instant)> {
-        let holders = lock.holders.iter();
-        let holders = holders.map(|holder| (holder, sample::since(self.taken, holder.age)));
-        holders.min_by_key(|(_, since)| *since)
+/// What one process says of a lock.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    session: SessionId,
+    taken: Instant,
+    lock: &'a Lock,
+}
+
+impl Part<'_> {
+    /// Since when somebody holds it or waits.
+    fn since(&self, one: &Use) -> Instant {
+        sample::since(self.taken, one.age)
     }
 
-    fn wrong(
-        &self,
-        context: &Context<'_>,
-        session: SessionId,
-        lock: &Lock,
-        in_cycles: &HashSet<Resource>,
-    ) -> Option<Found> {
-        let (holder, since) = match self.oldest(lock) {
+    /// For how long.
+    fn age(&self, context: &Context<'_>, one: &Use) -> Duration {
+        context.age(self.session, self.taken, self.since(one))
+    }
+}
+
+/// A lock, as all processes together tell of it that have it: one, or those that share it.
+#[derive(Debug)]
+struct Whole<'a> {
+    first: Part<'a>,
+    others: Vec<Part<'a>>,
+}
+
+impl<'a> Whole<'a> {
+    fn parts(&self) -> impl Iterator<Item = Part<'a>> {
+        iter::once(self.first).chain(self.others.iter().copied())
+    }
+
+    fn holders(&self) -> impl Iterator<Item = (Part<'a>, &'a Use)> {
+        self.parts()
+            .flat_map(|part| part.lock.holders.iter().map(move |one| (part, one)))
+    }
+
+    fn waiters(&self) -> impl Iterator<Item = (Part<'a>, &'a Use)> {
+        self.parts()
+            .flat_map(|part| part.lock.waiters.iter().map(move |one| (part, one)))
+    }
+
+    /// Who has held it longest.
+    fn oldest(&self) -> Option<(Part<'a>, &'a Use)> {
+        self.holders().min_by_key(|(part, one)| part.since(one))
+    }
+
+    /// Who has waited for it longest.
+    fn next(&self) -> Option<(Part<'a>, &'a Use)> {
+        self.waiters().min_by_key(|(part, one)| part.since(one))
+    }
+
+    fn sum(&self, count: impl Fn(&Lock) -> u64) -> u64 {
+        self.parts().map(|part| count(part.lock)).sum()
+    }
+
+    fn waiter_count(&self) -> u64 {
+        self.sum(|lock| lock.waiter_count)
+    }
+
+    /// What the process says of it that has made it, which knows where that was; or else any.
+    fn made(&self) -> Part<'a> {
+        let mut parts = self.parts();
+        parts
+            .find(|part| part.lock.site.is_some())
+            .unwrap_or(self.first)
+    }
+
+    fn called(&self) -> String {
+        self.made().lock.called()
+    }
+
+    fn resource(&self) -> Resource {
+        let Part { session, lock, .. } = self.first;
+        match &lock.shared {
+            Some(shared) => Resource::Shared(shared.clone()),
+            None => Resource::Lock(session, lock.id.clone()),
+        }
+    }
+
+    fn wrong(&self, context: &Context<'_>, in_cycles: &HashSet<Resource>) -> Option<Found> {
+        let (part, holder) = match self.oldest() {
             Some(oldest) => oldest,
-            None if lock.leaked => {
+            None => {
+                let Part {
+                    session,
+                    taken,
+                    lock,
+                } = self.parts().find(|part| part.lock.leaked)?;
                 return Some(Found {
                     kind: Kind::LockLeak,
                     key: format!("{session} {}", lock.id),
@@ -329,97 +411,112 @@ impl Process {
                         lock.called(),
                         context.name(session)
                     ),
-                    since: self.taken,
+                    since: taken,
                     sites: lock.site.iter().map(Site::from).collect(),
                     count: 1,
                 });
             }
-            None => return None,
         };
-        let held = context.age(session, self.taken, since);
-        let is_wanted = lock.waiter_count > 0;
+        let held = part.age(context, holder);
+        let waiters = self.waiter_count();
         let is_long = held >= context.settings.lock_held
-            && (is_wanted || !lock.is_semaphore())
-            && !in_cycles.contains(&lock.resource(session));
-        let kind = match (lock.leaked, is_long) {
+            && (waiters > 0 || !part.lock.is_semaphore())
+            && !in_cycles.contains(&self.resource());
+        let kind = match (part.lock.leaked, is_long) {
             (true, _) => Kind::LockLeak,
             (false, true) => Kind::LockHeld,
             (false, false) => return None,
         };
-        let who = context.who_is(session, &holder.actor);
+        let (called, at_line) = (self.called(), at(holder));
+        let who = context.who_is(part.session, &holder.actor);
         let mut message = match kind {
-            Kind::LockLeak => format!(
-                "{} is held{} by {who}, which has ended",
-                lock.called(),
-                at(holder)
-            ),
+            Kind::LockLeak => format!("{called} is held{at_line} by {who}, which has ended"),
             _ => format!(
-                "{} has been held for {} by {who}{}",
-                lock.called(),
-                seconds(held),
-                at(holder)
+                "{called} has been held for {} by {who}{at_line}",
+                seconds(held)
             ),
         };
-        if is_wanted {
-            message += &match lock.waiter_count {
+        if waiters > 0 {
+            message += &match waiters {
                 1 => "; 1 waits for it".to_owned(),
                 count => format!("; {count} wait for it"),
             };
-            if let Some(waiter) = lock.waiters.first() {
-                message += &format!(
-                    ", first {}{}",
-                    context.who_is(session, &waiter.actor),
-                    at(waiter)
-                );
-            }
         }
-        let mut sites = sites(holder, lock);
-        sites.extend(
-            lock.waiters
-                .iter()
-                .filter_map(|waiter| waiter.site.as_ref())
-                .map(Site::from),
-        );
+        if let Some((part, waiter)) = self.next() {
+            let who = context.who_is(part.session, &waiter.actor);
+            message += &format!(", first {who}{}", at(waiter));
+        }
+        let (mut sessions, mut sites) = (vec![part.session], sites(holder, part.lock));
+        for (part, waiter) in self.waiters().take(sample::MAX_ACTORS) {
+            if !sessions.contains(&part.session) {
+                sessions.push(part.session);
+            }
+            sites.extend(waiter.site.as_ref().map(Site::from));
+        }
         Some(Found {
             kind,
-            key: format!("{session} {} {}", lock.id, holder.actor.thread),
-            sessions: vec![session],
+            key: format!("{} {} {}", part.session, part.lock.id, holder.actor.thread),
+            sessions,
             message,
-            since,
+            since: part.since(holder),
             sites,
             count: 1,
         })
     }
 
-    fn row(&self, context: &Context<'_>, session: SessionId, lock: &Lock, held: f64) -> Value {
-        let uses = |uses: &[Use]| -> Vec<Value> {
-            let row = |one: &Use| {
-                let since = sample::since(self.taken, one.age);
-                json!({
-                    "thread": one.actor.name, "task": one.actor.task_name.as_ref().or(one.actor.task.as_ref()),
-                    "site": one.site.as_ref().map(Site::from),
-                    "seconds": context.age(session, self.taken, since).as_secs_f64(),
-                    "since": context.time_of(since),
-                })
-            };
-            uses.iter().map(row).collect()
+    /// The row is one of the process that has held the lock longest, or waited for it, or made it.
+    fn row(&self, context: &Context<'_>, held: Duration) -> Row {
+        let row = |(part, one): (Part<'_>, &Use)| {
+            let who = (context.who)(part.session);
+            json!({
+                "session": part.session, "pid": who.as_ref().map(|who| who.pid), "name": who.map(|who| who.name),
+                "thread": one.actor.name, "task": one.actor.task_name.as_ref().or(one.actor.task.as_ref()),
+                "site": one.site.as_ref().map(Site::from),
+                "seconds": part.age(context, one).as_secs_f64(), "since": context.time_of(part.since(one)),
+            })
         };
-        json!({
+        let made = self.made();
+        let of = self.oldest().or_else(|| self.next());
+        let session = of.map_or(made.session, |(part, _)| part.session);
+        let longest = self.parts().map(|part| part.lock.longest);
+        let lock = made.lock;
+        // Who has been at it longest is first.
+        let sorted = |mut uses: Vec<(Part<'a>, &'a Use)>| {
+            uses.sort_by_key(|(part, one)| part.since(one));
+            uses
+        };
+        let holders = sorted(self.holders().collect());
+        let waiters = sorted(self.waiters().collect());
+        let row = json!({
             "id": lock.id, "lock": lock.name, "kind": lock.kind, "shared": lock.shared,
-            "site": lock.site.as_ref().map(Site::from), "held": held,
-            "holders": uses(&lock.holders), "waiters": uses(&lock.waiters), "waiterCount": lock.waiter_count,
-            "acquisitions": lock.acquisitions, "contended": lock.contended, "timeouts": lock.timeouts,
-            "longest": lock.longest, "leaked": lock.leaked,
-        })
+            "processes": 1 + self.others.len(),
+            "site": lock.site.as_ref().map(Site::from), "held": held.as_secs_f64(),
+            "holders": holders.into_iter().take(sample::MAX_ACTORS).map(row).collect::<Vec<_>>(),
+            "waiters": waiters.into_iter().take(sample::MAX_ACTORS).map(row).collect::<Vec<_>>(),
+            "waiterCount": self.waiter_count(),
+            "acquisitions": self.sum(|lock| lock.acquisitions), "contended": self.sum(|lock| lock.contended),
+            "timeouts": self.sum(|lock| lock.timeouts), "longest": longest.fold(0.0, f64::max),
+            "leaked": self.parts().any(|part| part.lock.leaked),
+        });
+        (session, row)
     }
 }
 
 impl Lock {
-    fn resource(&self, session: SessionId) -> Resource {
-        match &self.shared {
-            Some(shared) => Resource::Shared(shared.clone()),
-            None => Resource::Lock(session, self.id.clone()),
-        }
+    /// Who has held it longest.
+    fn oldest(&self) -> Option<&Use> {
+        let holders = self.holders.iter();
+        holders.min_by_key(|holder| Reverse(sample::duration(holder.age)))
+    }
+
+    /// Whether others may let go of it than those who are known to hold it.
+    fn is_let_go_by_others(&self) -> bool {
+        let is_own = |waiter: &Use| {
+            let mut holders = self.holders.iter();
+            holders.any(|holder| holder.actor == waiter.actor)
+        };
+        let is_signal = self.is_semaphore() && self.waiters.iter().any(is_own);
+        is_signal || self.holders.len() >= sample::MAX_ACTORS
     }
 
     fn is_semaphore(&self) -> bool {

@@ -383,6 +383,64 @@ fn a_cycle_of_two_processes() {
 }
 
 #[test]
+fn a_lock_that_processes_share_is_one() {
+    let mut daemon = Daemon::new();
+    let kind = "multiprocessing.Lock";
+    let mut of = |session: u128, name: &str, holders: &[Value], waiters: &[Value]| {
+        let mut lock = lock("/mp-1", kind, holders, waiters);
+        lock["name"] = name.into();
+        lock["id"] = session.to_string().into();
+        daemon.says(session, locks(&[lock]));
+    };
+    of(1, "unknown", &[], &[one(4, None, 20, 9)]);
+    of(2, "unknown", &[one(5, None, 12, 1)], &[]);
+    of(3, "jobs", &[], &[one(6, None, 30, 2), one(7, None, 30, 3)]);
+    let maker = daemon.says.get_mut(&3).expect("it says something");
+    maker["locks"]["locks"][0]["site"] = json!(["/srv/app.py", 1]);
+    daemon.pass(31);
+    let infos = [1, 2, 3].map(|session| daemon.info(session, State::Running));
+    // Who asks for one of them is told of all.
+    for infos in [&infos[..], &infos[..1]] {
+        let moment = daemon.moment();
+        let report = daemon.monitor.report(&moment, Some(Part::Locks), infos);
+        let rows = report["locks"].as_array().expect("a list");
+        assert_eq!(rows.len(), 1, "{report}");
+        let row = &rows[0];
+        assert_eq!(
+            (&row["pid"], &row["lock"], &row["site"]["line"]),
+            (&json!(2), &json!("jobs"), &json!(1))
+        );
+        assert_eq!(
+            [&row["processes"], &row["acquisitions"], &row["waiterCount"]],
+            [&json!(3), &json!(3), &json!(3)]
+        );
+        assert_eq!(row["holders"][0]["name"], "worker-2");
+        let waiters = row["waiters"].as_array().expect("a list").iter();
+        let pids: Vec<u64> = waiters.filter_map(|one| one["pid"].as_u64()).collect();
+        assert_eq!(pids, [3, 3, 1], "who waits longest is first");
+        assert_eq!(report["summary"]["locks"], 1);
+        let text = text::show("monitor", &report);
+        for part in [
+            "3 processes  jobs",
+            "worker-2 · Thread-5",
+            "worker-3 · Thread-6 +2",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+    let open = daemon.open();
+    assert_eq!(open.len(), 1, "{open:?}");
+    let message = &open[0].message;
+    assert!(
+        message.starts_with(
+            "`jobs` (multiprocessing.Lock) has been held for 30 s by Thread-5 of worker-2 (2)"
+        ) && message.ends_with("; 3 wait for it, first Thread-6 of worker-3 (3) at app.py:30"),
+        "{message}"
+    );
+    assert_eq!(open[0].sessions.len(), 3);
+}
+
+#[test]
 fn a_lock_whose_holder_has_ended_is_a_leak() {
     let mut daemon = Daemon::new();
     let mut leaked = lock("a", "threading.Lock", &[one(1, None, 3, 0)], &[]);

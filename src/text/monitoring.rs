@@ -135,34 +135,54 @@ fn indented(text: &str) -> String {
 }
 
 pub(super) const LOCKS: [&str; 8] = [
-    "PROCESS", "LOCK", "KIND", "HELD BY", "FOR", "AT", "WAITING", "USED",
+    "PROCESS",
+    "LOCK",
+    "KIND",
+    "HELD BY",
+    "FOR",
+    "AT",
+    "WAITED FOR BY",
+    "USED",
 ];
 
 pub(super) fn lock(row: &Value) -> [String; 8] {
-    let holders = row["holders"].as_array().map_or(&[][..], Vec::as_slice);
-    let holder = holders.first().unwrap_or(&Value::Null);
-    let more = match holders.len() {
-        0 | 1 => String::new(),
-        count => format!(" +{}", count - 1),
+    let list = |name: &str| row[name].as_array().map_or(&[][..], Vec::as_slice);
+    let (holders, waiters) = (list("holders"), list("waiters"));
+    let processes = row["processes"].as_u64().unwrap_or(1);
+    // The first, and how many more; of a lock that processes share, with their processes.
+    let actors = |list: &[Value], count: u64| match (list.first(), processes) {
+        (None, _) => String::new(),
+        (Some(first), 1) => actor(first) + &and_more(count),
+        (Some(first), _) => format!("{} · {}", process(first), actor(first)) + &and_more(count),
     };
-    let waiting = match row["waiterCount"].as_u64() {
-        Some(count @ 1..) => count.to_string(),
-        _ => String::new(),
-    };
+    let count = row["waiterCount"].as_u64().unwrap_or_default();
     [
-        process(row),
+        match processes {
+            1 => process(row),
+            count => format!("{count} processes"),
+        },
         word(&row["lock"]),
         word(&row["kind"]),
-        actor(holder) + &more,
-        if holders.is_empty() {
-            String::new()
-        } else {
-            duration(&row["held"])
+        actors(holders, holders.len() as u64),
+        match holders {
+            [] => String::new(),
+            _ => duration(&row["held"]),
         },
-        place(&holder["site"]),
-        waiting,
+        holders
+            .first()
+            .map(|holder| place(&holder["site"]))
+            .unwrap_or_default(),
+        actors(waiters, count),
         word(&row["acquisitions"]),
     ]
+}
+
+/// How many there are beside the first.
+fn and_more(count: u64) -> String {
+    match count {
+        0 | 1 => String::new(),
+        count => format!(" +{}", count - 1),
+    }
 }
 
 const LOOPS: [&str; 6] = [
