@@ -212,6 +212,17 @@ struct Source {
     gone: Option<Instant>,
 }
 
+/// What is counted, on one level.
+#[derive(Serialize)]
+struct Statistics {
+    #[serde(flatten)]
+    locks: locks::Statistics,
+    #[serde(flatten)]
+    tasks: tasks::Statistics,
+    #[serde(flatten)]
+    rest: Value,
+}
+
 /// What was left out of what a process said.
 #[derive(Debug, Default)]
 struct Dropped {
@@ -350,9 +361,10 @@ impl ResourceMonitor {
         let waits::Cycles {
             mut found,
             resources,
+            nodes,
         } = waits.cycles(&context, &threads);
         found.extend(self.locks.findings(&context, &resources));
-        found.extend(self.tasks.findings(&context));
+        found.extend(self.tasks.findings(&context, &nodes));
         found.extend(self.sessions.findings(&context));
         found.extend(self.system.findings(&context));
         found.extend(self.watchdogs.findings(&context));
@@ -364,7 +376,6 @@ impl ResourceMonitor {
     /// What is counted, over all processes.
     #[must_use]
     pub fn statistics(&self, now: Instant) -> Value {
-        let (locks, tasks) = (self.locks.statistics(), self.tasks.statistics());
         let open: serde_json::Map<String, Value> = self
             .findings
             .open_counts()
@@ -372,19 +383,19 @@ impl ResourceMonitor {
             .filter_map(|(kind, count)| Some((json!(kind).as_str()?.to_owned(), count.into())))
             .collect();
         let up = now.saturating_duration_since(self.started).as_secs_f64();
-        json!({
-            "locks": locks.locks, "held": locks.held, "waiters": locks.waiters,
-            "acquisitions": locks.acquisitions, "contended": locks.contended, "timeouts": locks.timeouts,
-            "loops": tasks.loops, "tasks": tasks.tasks, "tasksCreated": tasks.created,
-            "tasksCompleted": tasks.completed, "tasksFailed": tasks.failed, "tasksCancelled": tasks.cancelled,
-            "findings": open, "findingsOpened": self.findings.opened(), "findingsLeftOut": self.findings.left_out(),
-            "processes": self.agents.len(),
-            "cost": {
-                "samples": self.samples,
-                "seconds": self.worked.as_secs_f64(),
-                "daemon": if up > 0.0 { self.worked.as_secs_f64() / up } else { 0.0 },
-                "agents": self.agents.values().map(|source| source.cost).sum::<f64>(),
-            },
+        json!(Statistics {
+            locks: self.locks.statistics(),
+            tasks: self.tasks.statistics(),
+            rest: json!({
+                "findings": open, "findingsOpened": self.findings.opened(), "findingsLeftOut": self.findings.left_out(),
+                "processes": self.agents.len(),
+                "cost": {
+                    "samples": self.samples,
+                    "seconds": self.worked.as_secs_f64(),
+                    "daemon": if up > 0.0 { self.worked.as_secs_f64() / up } else { 0.0 },
+                    "agents": self.agents.values().map(|source| source.cost).sum::<f64>(),
+                },
+            }),
         })
     }
 
@@ -442,17 +453,11 @@ impl ResourceMonitor {
         for (session, Dropped { count, why }) in &self.dropped {
             lines.push((*session, format!("{count} × {why}")));
         }
-        for (session, count) in self.locks.dropped() {
-            lines.push((
-                session,
-                format!("{count} locks that did not fit into its sample"),
-            ));
-        }
-        for (session, count) in self.tasks.dropped() {
-            lines.push((
-                session,
-                format!("{count} tasks that did not fit into its sample"),
-            ));
+        let locks = self.locks.dropped().map(|dropped| (dropped, "locks"));
+        let tasks = self.tasks.dropped().map(|dropped| (dropped, "tasks"));
+        for ((session, count), what) in locks.chain(tasks) {
+            let why = format!("{count} {what} that did not fit into its sample");
+            lines.push((session, why));
         }
         let lines = lines.into_iter().filter(|(session, _)| is_meant(*session));
         let line = |(session, message)| json!({ "session": session, "message": message });

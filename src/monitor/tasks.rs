@@ -5,9 +5,10 @@
 //! It knows nothing of locks.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::findings::{Found, Kind, Site};
@@ -46,7 +47,7 @@ struct Process {
     loops: Vec<Loop>,
     tasks: Tasks,
     /// By the loop's thread.
-    blocks: HashMap<u64, Block>,
+    blocks: HashMap<u64, Blocks>,
     exceptions: VecDeque<Exception>,
     /// How many tasks there were, and when, the last at the end.
     counts: VecDeque<(Instant, u64)>,
@@ -55,13 +56,26 @@ struct Process {
 }
 
 /// How a loop was blocked.
+#[derive(Debug, Default)]
+struct Blocks {
+    /// How often, as long as the loop is known.
+    count: u64,
+    /// For how long at most.
+    longest: Duration,
+    /// How it is or was blocked not long ago: what there is a finding of.
+    spell: Option<Spell>,
+}
+
+/// A time in which a loop was blocked again and again.
 #[derive(Debug)]
-struct Block {
+struct Spell {
     /// How often, up to now.
     count: u64,
     /// When it last was.
     last: Instant,
     since: Instant,
+    /// Since when it is, if that goes on.
+    current: Option<Instant>,
     /// Where it last was, as far as that is known: the innermost frame first.
     stack: Vec<sample::Frame>,
     task: Option<String>,
@@ -77,19 +91,23 @@ struct Exception {
 }
 
 /// What is counted over all processes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
     /// The event loops.
     pub loops: u64,
     /// The tasks there are.
     pub tasks: u64,
     /// Those that have been made.
+    #[serde(rename = "tasksCreated")]
     pub created: u64,
     /// Those that have come to their end.
+    #[serde(rename = "tasksCompleted")]
     pub completed: u64,
     /// Those that an exception has ended.
+    #[serde(rename = "tasksFailed")]
     pub failed: u64,
     /// Those that were called off.
+    #[serde(rename = "tasksCancelled")]
     pub cancelled: u64,
 }
 
@@ -121,6 +139,8 @@ impl TaskMonitor {
         process.tasks = tasks.unwrap_or_default();
         process.note_exceptions();
         process.note_awaits();
+        let loops: HashSet<u64> = process.loops.iter().map(|one| one.thread.thread).collect();
+        process.blocks.retain(|thread, _| loops.contains(thread));
         // What the debugger has stopped meanwhile says nothing of the program.
         let stood = context.clocks.stood(session, before.min(taken), taken);
         if stood.is_zero() && !context.clocks.is_stopped(session) {
@@ -172,19 +192,21 @@ impl TaskMonitor {
         }
     }
 
-    /// What is wrong now.
-    pub fn findings(&mut self, context: &Context<'_>) -> Vec<Found> {
+    /// What is wrong now, beside the cycles, in which `in_cycles` wait.
+    pub fn findings(&mut self, context: &Context<'_>, in_cycles: &HashSet<Node>) -> Vec<Found> {
         let mut found = Vec::new();
         for (session, process) in &mut self.processes {
             let now = context.now;
-            process
-                .blocks
-                .retain(|_, block| now.saturating_duration_since(block.last) < BLOCK_KEPT);
+            for blocks in process.blocks.values_mut() {
+                let is_new =
+                    |spell: &mut Spell| now.saturating_duration_since(spell.last) < BLOCK_KEPT;
+                blocks.spell.take_if(|spell| !is_new(spell));
+            }
             process
                 .exceptions
                 .retain(|exception| now.saturating_duration_since(exception.last) < EXCEPTION_KEPT);
             process.blocked(context, *session, &mut found);
-            process.long(context, *session, &mut found);
+            process.long(context, *session, in_cycles, &mut found);
             process.unretrieved(context, *session, &mut found);
             found.extend(process.grows(context, *session));
         }
@@ -220,6 +242,16 @@ impl TaskMonitor {
         self.processes.keys().copied()
     }
 
+    fn meant(
+        &self,
+        is_meant: &dyn Fn(SessionId) -> bool,
+    ) -> impl Iterator<Item = (SessionId, &Process)> {
+        let processes = self.processes.iter();
+        processes
+            .map(|(session, process)| (*session, process))
+            .filter(|(session, _)| is_meant(*session))
+    }
+
     /// A row for each task, the oldest first. A row is made when it is asked for: there may be many.
     pub fn rows(
         &self,
@@ -227,14 +259,11 @@ impl TaskMonitor {
         is_meant: &dyn Fn(SessionId) -> bool,
     ) -> impl ExactSizeIterator<Item = Row> {
         let mut rows = Vec::new();
-        for (session, process) in &self.processes {
-            if !is_meant(*session) {
-                continue;
-            }
+        for (session, process) in self.meant(is_meant) {
             for task in &process.tasks.tasks {
                 let since = sample::since(process.taken, task.age);
-                let age = context.age(*session, process.taken, since);
-                rows.push((*session, task, since, age));
+                let age = context.age(session, process.taken, since);
+                rows.push((session, task, since, age));
             }
         }
         rows.sort_by_key(|(.., age)| Reverse(*age));
@@ -256,27 +285,24 @@ impl TaskMonitor {
         context: &Context<'_>,
         is_meant: &dyn Fn(SessionId) -> bool,
     ) -> impl ExactSizeIterator<Item = Row> {
-        let meant = self
-            .processes
-            .iter()
-            .filter(|(session, _)| is_meant(**session));
+        let meant = self.meant(is_meant);
         let loops = meant.flat_map(|(session, process)| {
-            process
-                .loops
-                .iter()
-                .map(move |one| (*session, process, one))
+            let loops = process.loops.iter();
+            loops.map(move |one| (session, process, one))
         });
         let loops: Vec<(SessionId, &Process, &Loop)> = loops.collect();
         loops.into_iter().map(|(session, process, one)| {
             let blocked = one.blocked.as_ref().map(|blocked| {
                 let since = sample::since(process.taken, blocked.age);
-                context.age(session, process.taken, since).as_secs_f64()
+                context.age(session, process.taken, since)
             });
+            let blocks = process.blocks.get(&one.thread.thread);
+            let longest = blocks.map(|blocks| blocks.longest).max(blocked);
             let tasks = &process.tasks;
             let row = json!({
-                "thread": one.thread.name, "blocked": blocked, "tasks": one.tasks,
-                "longestBlock": one.longest_block,
-                "blocks": process.blocks.get(&one.thread.thread).map_or(0, |block| block.count),
+                "thread": one.thread.name, "blocked": blocked.map(|age| age.as_secs_f64()), "tasks": one.tasks,
+                "longestBlock": longest.unwrap_or_default().as_secs_f64(),
+                "blocks": blocks.map_or(0, |blocks| blocks.count),
                 "created": tasks.created, "completed": tasks.completed, "failed": tasks.failed,
                 "cancelled": tasks.cancelled,
             });
@@ -339,39 +365,40 @@ impl Process {
             let current = one.blocked.as_ref().filter(counts);
             // The one that goes on now, or the last one that is over.
             let known = current.or(one.last_block.as_ref().filter(counts));
-            let longest = sample::duration(one.longest_block);
+            let ages = one.blocked.iter().chain(&one.last_block).map(age);
+            let longest = ages.fold(sample::duration(one.longest_block), Duration::max);
+            let all = self.blocks.entry(one.thread.thread).or_default();
+            all.count = all.count.saturating_add(one.blocks);
+            all.longest = all.longest.max(longest);
             let blocks = if longest >= threshold { one.blocks } else { 0 };
             if known.is_none() && blocks == 0 {
                 continue;
             }
             let known_age = known.map_or(Duration::ZERO, age);
-            let block = self
-                .blocks
-                .entry(one.thread.thread)
-                .or_insert_with(|| Block {
-                    count: 0,
-                    last: now,
-                    since: sample::since(now, known_age.as_secs_f64()),
-                    stack: Vec::new(),
-                    task: None,
-                    longest: Duration::ZERO,
-                });
-            block.count = block.count.saturating_add(blocks);
-            block.last = now;
-            block.longest = block.longest.max(known_age);
-            if blocks > 0 {
-                block.longest = block.longest.max(longest);
-            }
+            let spell = all.spell.get_or_insert_with(|| Spell {
+                count: 0,
+                last: now,
+                since: sample::since(now, known_age.as_secs_f64()),
+                current: None,
+                stack: Vec::new(),
+                task: None,
+                longest: Duration::ZERO,
+            });
+            spell.count = spell.count.saturating_add(blocks);
+            spell.last = now;
+            spell.current = current.map(|blocked| sample::since(now, blocked.age));
+            spell.longest = spell.longest.max(longest);
             if let Some(known) = known {
-                block.stack.clone_from(&known.stack);
-                block.task.clone_from(&known.task);
+                spell.stack.clone_from(&known.stack);
+                spell.task.clone_from(&known.task);
             }
         }
     }
 
     fn blocked(&self, context: &Context<'_>, session: SessionId, found: &mut Vec<Found>) {
         for one in &self.loops {
-            let Some(block) = self.blocks.get(&one.thread.thread) else {
+            let blocks = self.blocks.get(&one.thread.thread);
+            let Some(block) = blocks.and_then(|blocks| blocks.spell.as_ref()) else {
                 continue;
             };
             let name = context.name(session);
@@ -381,11 +408,14 @@ impl Process {
                 }
                 None => String::new(),
             };
-            let is_current = one.blocked.is_some() && block.last == self.taken;
-            let how = match (is_current, block.count) {
-                (true, _) => "has been blocked for",
-                (false, 0 | 1) => "was blocked for",
-                (false, _) => "was blocked again and again, for up to",
+            let current = block.current.filter(|_| block.last == self.taken);
+            let (how, time) = match (current, block.count) {
+                (Some(since), _) => {
+                    let age = context.age(session, self.taken, since);
+                    ("has been blocked for", age)
+                }
+                (None, 0 | 1) => ("was blocked for", block.longest),
+                (None, _) => ("was blocked again and again, for up to", block.longest),
             };
             let task = block.task.as_ref().and_then(|id| {
                 let task = self.tasks.tasks.iter().find(|task| task.id == *id)?;
@@ -398,7 +428,7 @@ impl Process {
                 message: format!(
                     "the event loop of {} of {name} {how} {}{by}{}",
                     one.thread.name,
-                    seconds(block.longest),
+                    seconds(time),
                     task.unwrap_or_default()
                 ),
                 since: block.since,
@@ -413,11 +443,18 @@ impl Process {
     }
 
     /// Tasks of one coroutine are one finding: a program may have thousands of them.
-    fn long(&self, context: &Context<'_>, session: SessionId, found: &mut Vec<Found>) {
+    fn long(
+        &self,
+        context: &Context<'_>,
+        session: SessionId,
+        in_cycles: &HashSet<Node>,
+        found: &mut Vec<Found>,
+    ) {
+        let is_in_cycle = |task: &Task| in_cycles.contains(&Node::Task(session, task.id.clone()));
         let mut groups: BTreeMap<&str, Vec<(Duration, &Task)>> = BTreeMap::new();
         for task in &self.tasks.tasks {
             let age = context.age(session, self.taken, sample::since(self.taken, task.age));
-            if age >= context.settings.task_long {
+            if age >= context.settings.task_long && !is_in_cycle(task) {
                 groups.entry(&task.coroutine).or_default().push((age, task));
             }
         }

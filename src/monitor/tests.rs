@@ -315,6 +315,25 @@ fn a_cycle_of_two_tasks_and_of_tasks_that_wait_for_each_other() {
             .contains("task t1 of worker-2 (2) waits for the end of task t2"),
         "{open:?}"
     );
+    // They are not told of once more because they have run for so long; another one of the coroutine is.
+    let other = tasks(
+        3,
+        &[
+            task("t1", 0, Some("t2")),
+            task("t2", 0, Some("t1")),
+            task("t3", 0, None),
+        ],
+    );
+    daemon.says(2, other);
+    daemon.pass(20);
+    assert_eq!(daemon.told(), [(10, Opened, Kind::TaskLong)]);
+    let open = daemon.open();
+    let long = open.iter().find(|finding| finding.kind == Kind::TaskLong);
+    let message = long.map_or("", |finding| &finding.message);
+    assert!(
+        message.starts_with("task t3 ") && !message.contains("others"),
+        "{message}"
+    );
     // A task that waits for one that holds the lock which it waits for.
     let mut daemon = Daemon::new();
     let mut sample = tasks(2, &[task("t1", 0, Some("t2")), task("t2", 0, None)]);
@@ -567,6 +586,56 @@ fn a_blocked_loop_is_found_with_its_line() {
     let expected = "again and again, for up to 700 ms by `read` at app.py:5";
     assert!(message.contains(expected), "{message}");
     assert_eq!(daemon.open()[0].sites[0].line, 5);
+}
+
+#[test]
+fn what_is_said_of_blocked_loops_agrees() {
+    let mut daemon = Daemon::new();
+    let blocked = |longest: f64, blocked: Value| {
+        let mut sample = tasks(0, &[]);
+        sample["loops"][0]["blocks"] = 1.into();
+        sample["loops"][0]["longest_block"] = longest.into();
+        sample["loops"][0]["blocked"] = blocked;
+        sample
+    };
+    let row = |daemon: &mut Daemon| {
+        let moment = daemon.moment();
+        let infos = [daemon.info(1, State::Running)];
+        let report = daemon.monitor.report(&moment, Some(Part::Tasks), &infos);
+        let row = &report["loops"][0];
+        (row["blocked"].as_f64(), row["longestBlock"].as_f64())
+    };
+    daemon.says(1, blocked(2.5, Value::Null));
+    daemon.pass(1);
+    assert_eq!(row(&mut daemon), (None, Some(2.5)));
+    assert!(daemon.open()[0].message.contains("was blocked for 2.5 s"));
+    // It is blocked again, for less long: the finding is of that, and then of both.
+    daemon.says(1, blocked(0.5, json!({ "age": 0.5 })));
+    daemon.pass(1);
+    assert_eq!(row(&mut daemon), (Some(0.5), Some(2.5)));
+    let message = daemon.open()[0].message.clone();
+    assert!(message.contains("has been blocked for 500 ms"), "{message}");
+    daemon.says(1, tasks(0, &[]));
+    daemon.pass(1);
+    assert_eq!(row(&mut daemon), (None, Some(2.5)));
+    let message = daemon.open()[0].message.clone();
+    assert!(
+        message.contains("again and again, for up to 2.5 s"),
+        "{message}"
+    );
+    // One that goes on is the longest before it is over.
+    daemon.says(1, blocked(3.0, json!({ "age": 3.0 })));
+    daemon.pass(1);
+    assert_eq!(row(&mut daemon), (Some(3.0), Some(3.0)));
+    // What was long ago is no part of a new finding, and still the longest that there was.
+    daemon.says(1, tasks(0, &[]));
+    daemon.pass(20);
+    assert_eq!(daemon.open().len(), 0);
+    daemon.says(1, blocked(0.5, Value::Null));
+    daemon.pass(1);
+    assert_eq!(row(&mut daemon), (None, Some(3.0)));
+    let message = daemon.open()[0].message.clone();
+    assert!(message.contains("was blocked for 500 ms"), "{message}");
 }
 
 #[test]

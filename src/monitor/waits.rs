@@ -83,8 +83,10 @@ pub struct Waits {
 pub struct Cycles {
     /// As findings.
     pub found: Vec<Found>,
-    /// What is held in them.
+    /// What is held in them: it is not told of again because it is held for long.
     pub resources: HashSet<Resource>,
+    /// Who waits in them, and is not told of again either.
+    pub nodes: HashSet<Node>,
 }
 
 impl Waits {
@@ -190,6 +192,8 @@ impl Waits {
                 *count += 1;
                 cycles.found.push(found(cycle));
                 cycles.resources.extend(members);
+                let nodes = cycle.iter().map(|(wait, _)| wait.node.clone());
+                cycles.nodes.extend(nodes);
             }
         }
         cycles
