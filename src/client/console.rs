@@ -17,6 +17,9 @@ const MAX_TARGETS: usize = 100;
 /// The longest line that is looked at, in bytes; a longer one is no command.
 const MAX_LINE: usize = 64 * 1024;
 
+/// From which likeness on, of 0 to 1, a name may be a command's that is misspelt.
+const NEAR: f64 = 0.8;
+
 /// A command.
 struct Command {
     name: &'static str,
@@ -41,7 +44,7 @@ enum Takes {
 }
 
 /// Every command, in the order of `:help`.
-const COMMANDS: [Command; 20] = {
+const COMMANDS: [Command; 21] = {
     use Takes::{Expression, MaybeSelector, Nothing, Selector};
     const fn command(
         name: &'static str,
@@ -102,6 +105,12 @@ const COMMANDS: [Command; 20] = {
         part("locks", "who holds which lock, and who waits for it"),
         part("tasks", "asyncio's tasks, and where they wait"),
         part("findings", "what is wrong, and since when"),
+        command(
+            "report",
+            MaybeSelector,
+            "report",
+            "all of these and more, what is wrong first",
+        ),
         command(
             "breakpoints",
             Nothing,
@@ -186,18 +195,37 @@ fn find(name: &str) -> Result<&'static Command, Error> {
     match beginning[..] {
         [only] => Ok(only),
         [] => {
-            let why = format!("there is no command `:{name}`; `:help` lists those there are");
+            let near = match names(&near(name)) {
+                near if near.is_empty() => near,
+                near => format!(", did you mean {near}?"),
+            };
+            let why = format!("there is no command `:{name}`{near}; `:help` lists those there are");
             Err(Error::new(Code::NotFound, why))
         }
         _ => {
-            let names: Vec<String> = beginning
-                .iter()
-                .map(|command| format!("`:{}`", command.name))
-                .collect();
-            let why = format!("`:{name}` may be {}", names.join(" or "));
+            let why = format!("`:{name}` may be {}", names(&beginning));
             Err(Error::new(Code::BadRequest, why))
         }
     }
+}
+
+/// The commands that somebody may have meant: those for the verb of that name, or those that are spelt much like it.
+fn near(name: &str) -> Vec<&'static Command> {
+    let is_for = |command: &&Command| !name.is_empty() && command.verb == name;
+    let of_verb: Vec<&Command> = COMMANDS.iter().filter(is_for).collect();
+    if !of_verb.is_empty() {
+        return of_verb;
+    }
+    let is_like = |command: &&Command| strsim::jaro_winkler(command.name, name) > NEAR;
+    COMMANDS.iter().filter(is_like).collect()
+}
+
+fn names(commands: &[&Command]) -> String {
+    let names: Vec<String> = commands
+        .iter()
+        .map(|command| format!("`:{}`", command.name))
+        .collect();
+    names.join(" or ")
 }
 
 fn help() -> String {
@@ -350,6 +378,33 @@ mod tests {
         assert_eq!(name("s"), None);
         assert_eq!(name(""), None);
         assert_eq!(name("continued"), None);
+    }
+
+    #[test]
+    fn who_errs_is_told_what_is_near() {
+        for (name, near) in [
+            ("monitor", Some("`:locks` or `:tasks` or `:findings`")),
+            ("stacks", Some("`:bt`")),
+            ("evaluate", Some("`:eval`")),
+            ("lokcs", Some("`:locks`")),
+            ("finding", None),
+            ("breakpoint", None),
+            ("repotr", Some("`:report`")),
+            ("continued", Some("`:continue`")),
+            ("xyzzy", Some("")),
+            ("", Some("")),
+        ] {
+            let why = find(name).err().map(|error| error.message);
+            match near {
+                // It is a beginning.
+                None => assert_eq!(why, None, "{name}"),
+                Some("") => assert!(!why.unwrap_or_default().contains("did you"), "{name}"),
+                Some(near) => {
+                    let why = why.unwrap_or_default();
+                    assert!(why.contains(&format!(", did you mean {near}?; ")), "{why}");
+                }
+            }
+        }
     }
 
     #[test]
