@@ -187,6 +187,14 @@ async fn the_consoles_that_show_a_process_are_told() {
         .event_where("output", |body| body["category"] == "important")
         .await;
     assert_eq!(output["line"], 12);
+    // Each has the file where its mappings say.
+    let mapped = json!({ "view": "merged",
+                         "pathMappings": [{ "localRoot": "/home/ada", "remoteRoot": "/srv" }] });
+    let mut mapped = Client::start(&daemon).arguments(&mapped).attached().await;
+    let output = mapped
+        .event_where("output", |body| body["category"] == "important")
+        .await;
+    assert_eq!(output["source"]["path"], "/home/ada/app.py");
     process.says(locks(&[]));
     for client in [&mut merged, &mut one, &mut late] {
         let is_end = |body: &Value| {
@@ -323,6 +331,10 @@ async fn the_console_has_the_parts_as_commands() {
             ],
         ),
         (
+            ":report",
+            &["2 findings:", "Locks (1):", "Tasks (1):", "Sessions (1):"],
+        ),
+        (
             ":help",
             &[
                 ":locks [SELECTOR]",
@@ -338,6 +350,9 @@ async fn the_console_has_the_parts_as_commands() {
             assert!(text.contains(part), "{line}: {part}: {text}");
         }
     }
+    let monitor = json!({ "expression": ":monitor", "context": "repl" });
+    let why = client.refused("evaluate", monitor).await;
+    assert!(why.contains("did you mean `:locks` or"), "{why}");
     let nobody = json!({ "expression": ":locks name=nobody", "context": "repl" });
     let why = client.refused("evaluate", nobody).await;
     assert!(why.contains("no session matches name=nobody"), "{why}");

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::mappings::Mappings;
 use super::merged::Fleet;
 use super::{Announces, Client, Seat, Stage, View};
 use crate::selector::Selector;
@@ -33,6 +34,8 @@ pub struct Attach {
     pub interrupts: bool,
     /// Whether the end of the session asks the client to attach again.
     pub restart: bool,
+    /// Where it has the program's files.
+    pub(super) mappings: Mappings,
     /// The arguments as the client sent them, for the sessions of children.
     pub original: Map<String, Value>,
     /// The arguments that the process gets.
@@ -158,6 +161,7 @@ impl Attach {
             interrupts: original
                 .get("onTerminate")
                 .is_some_and(|how| how == "KeyboardInterrupt"),
+            mappings: Mappings::read(&original),
             restart: listen.is_some() && original.get("restart") == Some(&Value::Bool(true)),
             original,
             arguments,

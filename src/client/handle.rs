@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::mailbox::{Mailbox, Weight};
-use crate::monitor::{self, Alert};
+use crate::monitor::Alert;
 use crate::selector::Selector;
 use crate::session::{self, Info, SessionId};
 use crate::wire::Message;
@@ -79,8 +79,8 @@ pub enum Mail {
     Answer(Message),
     /// News that it follows: the event.
     News(Message),
-    /// Something is wrong with a session that it has in view, or no longer: the `output` event.
-    Finding(Message),
+    /// Something is wrong with a session that it has in view, or no longer.
+    Finding(Alert),
     /// A process could not be brought here, for the `attach` of that number.
     NotInjected(i64, String),
 }
@@ -108,8 +108,8 @@ impl Weight for Mail {
         match self {
             Mail::Session(_, FromSession::Event(message) | FromSession::Response(_, message))
             | Mail::Answer(message)
-            | Mail::News(message)
-            | Mail::Finding(message) => message.size(),
+            | Mail::News(message) => message.size(),
+            Mail::Finding(alert) => alert.finding.message.len(),
             Mail::Session(_, FromSession::Events(events)) => events.iter().map(Message::size).sum(),
             Mail::Session(_, FromSession::Notice(text)) | Mail::NotInjected(_, text) => text.len(),
             Mail::Session(_, FromSession::Joined | FromSession::Renamed | FromSession::Ended)
@@ -156,21 +156,7 @@ impl Handle {
         if self.lags() || !concerned.iter().any(|info| self.shows(info, shown)) {
             return;
         }
-        let finding = &alert.finding;
-        let (category, before) = match alert.reason {
-            monitor::Reason::Opened => ("important", ""),
-            monitor::Reason::Repeated => ("console", "still: "),
-            monitor::Reason::Ended => ("console", "no longer: "),
-        };
-        let message = &finding.message;
-        let mut body =
-            json!({ "category": category, "output": format!("dbgproxy: {before}{message}\n") });
-        if let Some(site) = finding.sites.first() {
-            body["source"] = json!({ "path": site.file });
-            body["line"] = site.line.into();
-        }
-        self.mailbox
-            .send(Mail::Finding(Message::event("output", body)));
+        self.mailbox.send(Mail::Finding(alert.clone()));
     }
 
     /// Whether it is a child session of a tree, and shows this process.

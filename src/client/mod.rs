@@ -10,6 +10,7 @@ mod handle;
 mod initialize;
 mod inject;
 mod lens;
+mod mappings;
 mod membership;
 mod merged;
 mod tree;
@@ -28,6 +29,7 @@ use crate::control::{self, Access, Followed};
 use crate::hub::Hub;
 use crate::link::Link;
 use crate::mailbox::{Scale, mailbox};
+use crate::monitor::{Alert, Reason};
 use crate::pump::{End, Peer, last_flush, pump};
 use crate::session::{self, SessionId};
 use crate::wire::{Error, Kind, Message, Outbox};
@@ -558,6 +560,22 @@ impl Client {
         });
     }
 
+    /// Writes what has become of a finding to the console, with the place in the client's own words.
+    fn tell_finding(&self, Alert { reason, finding }: &Alert, out: &mut Outbox) {
+        let (category, before) = match reason {
+            Reason::Opened => ("important", ""),
+            Reason::Repeated => ("console", "still: "),
+            Reason::Ended => ("console", "no longer: "),
+        };
+        let text = format!("dbgproxy: {before}{}\n", finding.message);
+        let mut body = json!({ "category": category, "output": text });
+        if let Some((site, attach)) = finding.sites.first().zip(self.attach.as_ref()) {
+            body["source"] = json!({ "path": attach.mappings.to_client(&site.file) });
+            body["line"] = site.line.into();
+        }
+        out.send(&Message::event("output", body));
+    }
+
     /// Follows the news of sessions and the alerts; a client that lags misses some, and is told how many.
     fn subscribe(&mut self) {
         if self.subscription.is_some() {
@@ -619,9 +637,9 @@ impl Peer for Client {
             Mail::News(event) => {
                 out.send(&event);
             }
-            Mail::Finding(event) => {
+            Mail::Finding(alert) => {
                 if matches!(self.stage, Stage::Configuring | Stage::Live) {
-                    out.send(&event);
+                    self.tell_finding(&alert, out);
                 }
             }
             Mail::NotInjected(seq, why) => {
