@@ -399,6 +399,31 @@ async fn a_loop_that_is_blocked_and_an_exception_that_nobody_asks_for() {
     }
 }
 
+#[tokio::test]
+async fn a_word_that_means_nothing_is_told_and_changes_nothing() {
+    let script = Script::new(
+        "well.py",
+        "import sys\nprint('well')\nsys.stdin.readline()\n",
+    );
+    for python in Python::all() {
+        let daemon = daemon().await;
+        let mut command = python.attached(&daemon).await;
+        command
+            .env("DBGPROXY_MONITOR", "lock,tasks")
+            .arg(script.path());
+        let mut program = Program::start(command);
+        program.printed("well").await;
+        let is_told = |it: &Value| it["summary"]["dropped"][0]["message"].is_string();
+        let report = report(&daemon, "the word", is_told).await;
+        let message = report["summary"]["dropped"][0]["message"].as_str();
+        let why = "DBGPROXY_MONITOR says `lock`, which means nothing: it may be tasks, ";
+        assert!(message.is_some_and(|it| it.contains(why)), "{message:?}");
+        daemon.logged(why).await;
+        program.tell("").await;
+        quiet(&program.wait().await);
+    }
+}
+
 const LEAKS: &str = "\
 import sys, threading, dbgproxy
 lock = threading.Lock()

@@ -320,6 +320,31 @@ async fn doctor_tells_what_is_there() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_watched_is_read_before_a_program_runs() {
+    let python = Python::newest();
+    let home = Home::new();
+    let executable = python.executable.to_string_lossy();
+    let run = ["run", "--listen", "127.0.0.1:0", "--", &executable];
+    let run = [&run[..], &["-c", "print('well')"]].concat();
+    let env = ["env", "--shell", "json"];
+    let doctor = ["doctor", "--connect", "127.0.0.1:9"];
+    for (value, is_amiss) in [("lock", true), ("locks,tasks+", false)] {
+        for arguments in [&run[..], &env, &doctor] {
+            let mut command = home.command(python, arguments);
+            command.env("DBGPROXY_MONITOR", value);
+            let ended = Program::start(command).wait().await;
+            assert_eq!(ended.code, 0, "{ended:?}");
+            let said = ended.stdout.clone() + &ended.stderr;
+            let why = "DBGPROXY_MONITOR says `lock`, which means nothing: it may be tasks, tasks+, locks, off";
+            assert_eq!(said.contains(why), is_amiss, "{ended:?}");
+            if arguments == run {
+                assert_eq!(ended.stdout, "well\n");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_agent_is_loaded_by_a_line_among_the_packages() {
     for python in Python::all() {
         eprintln!("{python}");

@@ -6,6 +6,7 @@
 
 mod asking;
 pub mod package;
+pub mod watched;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -171,7 +172,16 @@ pub(crate) async fn run(hub: Arc<Hub>, mut link: Link, seq: i64, caller: Caller)
         number: hub.next_order(),
         inbox: tx,
     };
+    let environment = caller.report.environment.as_ref();
+    let watched = environment.and_then(|variables| variables.get(watched::VARIABLE));
+    let amiss = watched.and_then(|value| watched::amiss(value));
     let session = session::for_agent(&hub, &handle, caller);
+    if let Some(why) = amiss {
+        tracing::info!(session = %session.id, "{why}");
+        if let Some(monitor) = hub.monitor() {
+            monitor.amiss(session.id, why);
+        }
+    }
     // A place in the session's inbox that is kept for the goodbye.
     let Ok(goodbye) = session.inbox.clone().try_reserve_owned() else {
         tracing::debug!(session = %session.id, "an agent's session has ended already");

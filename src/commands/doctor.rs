@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::http::Daemon;
 use super::python::{self, Interpreter};
-use super::{Failure, env, put};
+use super::{Failure, amiss, env, put};
 use crate::agent::package;
 use crate::config::Address;
 use crate::owner::current_uid;
@@ -167,6 +167,7 @@ impl Doctor {
             interpreters,
             port: Port::at(&self.daemon).await,
             permissions: Permissions::here(),
+            amiss: amiss(),
         };
         Report::on(found)
     }
@@ -265,6 +266,8 @@ struct Found {
     interpreters: Vec<Python>,
     port: Port,
     permissions: Permissions,
+    /// What is wrong with what is to be watched.
+    amiss: Option<String>,
 }
 
 impl Report {
@@ -280,6 +283,13 @@ impl Report {
         }
         findings.on_port(&found.port);
         findings.on_permissions(&found.permissions);
+        if let Some(why) = found.amiss {
+            findings.add(
+                Level::Warning,
+                why,
+                "correct it, or unset it: then it is tasks",
+            );
+        }
         let findings = findings.0;
         Report {
             ok: findings.iter().all(|finding| finding.level != Level::Error),
@@ -491,6 +501,7 @@ mod tests {
                 ptrace_scope: Some(0),
                 debugger: Some("/usr/bin/gdb".into()),
             },
+            amiss: None,
         }
     }
 

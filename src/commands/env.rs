@@ -11,7 +11,7 @@ use anyhow::{anyhow, bail};
 use serde_json::{Map, Value};
 
 use super::http::Daemon;
-use super::{Failure, put, talk};
+use super::{Failure, amiss, put, talk};
 use crate::agent::package;
 use crate::config::Address;
 
@@ -50,6 +50,9 @@ impl Env {
         let directory = package::unpack()?;
         let path = env::var_os("PYTHONPATH");
         let variables = environment(&self.daemon.address, &directory, path.as_deref())?;
+        if let Some(why) = amiss() {
+            talk(format_args!("dbgproxy: {why}"));
+        }
         put(shell.write(&variables)?)?;
         if io::stdout().is_terminal() {
             let how = match shell {

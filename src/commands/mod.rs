@@ -24,6 +24,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::agent::watched;
+
 pub use agent::{Agent, Place as AgentPlace, What as AgentWhat};
 pub use doctor::Doctor;
 pub use env::{Env, Shell};
@@ -187,6 +189,12 @@ fn put(text: impl Display) -> Result<(), Failure> {
 /// Says something to the person, on a line of stderr; nobody may be listening.
 fn talk(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// What is wrong with what the environment at hand says is to be watched of programs.
+fn amiss() -> Option<String> {
+    let value = std::env::var_os(watched::VARIABLE)?;
+    watched::amiss(&value.to_string_lossy())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::http::Daemon;
 use super::serve::{filter, start_log};
-use super::{Failure, Options, Serve, env as variables, python, setup, talk};
+use super::{Failure, Options, Serve, amiss, env as variables, python, setup, talk};
 use crate::agent::package;
 use crate::breakpoints::Store;
 use crate::config::{Address, Config, DEFAULT_ADDRESS};
@@ -137,6 +137,9 @@ impl Run {
         let Some((first, arguments)) = self.command.split_first() else {
             return Err(Failure::Usage(anyhow!("there is no command to run")));
         };
+        if let Some(why) = amiss() {
+            talk(format_args!("dbgproxy: {why}"));
+        }
         setup::provide(first).await;
         let host = addresses.host(options).await?;
         let address = host.address()?;

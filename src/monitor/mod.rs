@@ -556,6 +556,11 @@ impl Handle {
         ));
     }
 
+    /// A process is not watched as its environment says, because that cannot be.
+    pub(crate) fn amiss(&self, session: SessionId, why: String) {
+        self.tell(Mail::Dropped(session, 1, why));
+    }
+
     /// A client is told of the findings that stand.
     pub(crate) fn came(&self, client: Arc<client::Handle>) {
         self.tell(Mail::Came(client));
