@@ -309,7 +309,7 @@ async fn the_console_has_the_parts_as_commands() {
     for (line, parts) in [
         (
             ":locks",
-            &["Locks (1):", "db", "Thread-1", "/srv/app.py:12"][..],
+            &["Locks (1):", "db", "Thread-1", " srv/app.py:12"][..],
         ),
         (
             ":tasks all",
@@ -318,7 +318,7 @@ async fn the_console_has_the_parts_as_commands() {
                 "Tasks (1):",
                 "Task-1",
                 "main",
-                "/srv/app.py:30",
+                " srv/app.py:30",
             ],
         ),
         (

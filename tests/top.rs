@@ -17,7 +17,7 @@ async fn without_a_terminal_it_is_one_frame() {
         let title = format!("dbgproxy at {} · ", daemon.connect());
         assert!(frame.starts_with(&title), "{frame}");
         for part in [
-            "1 sessions, 1 dormant",
+            "1 session, 1 dormant",
             "Host: ",
             "Daemon: ",
             "Nothing is wrong.",

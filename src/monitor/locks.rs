@@ -146,7 +146,7 @@ impl LockMonitor {
                     .iter()
                     .flat_map(|(lock, holder, _)| sites(holder, lock))
                     .collect(),
-                count: own.len() as u64,
+                count: 1,
             };
             self.left.push_back(Left {
                 shared: None,

@@ -115,7 +115,7 @@ impl SessionMonitor {
             ),
             since: context.now,
             sites: Vec::new(),
-            count: open.len() as u64,
+            count: 1,
         };
         self.left.push_back((context.now, found));
         let excess = self.left.len().saturating_sub(MAX_LEFT);

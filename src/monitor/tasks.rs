@@ -293,8 +293,9 @@ impl TaskMonitor {
         let loops: Vec<(SessionId, &Process, &Loop)> = loops.collect();
         loops.into_iter().map(|(session, process, one)| {
             let blocked = one.blocked.as_ref().map(|blocked| {
+                // It may be over since: no more is known than was said.
                 let since = sample::since(process.taken, blocked.age);
-                context.age(session, process.taken, since)
+                context.running(session, since, process.taken)
             });
             let blocks = process.blocks.get(&one.thread.thread);
             let longest = blocks.map(|blocks| blocks.longest).max(blocked);
@@ -409,13 +410,12 @@ impl Process {
                 None => String::new(),
             };
             let current = block.current.filter(|_| block.last == self.taken);
+            let current = current.map(|since| context.running(session, since, self.taken));
             let (how, time) = match (current, block.count) {
-                (Some(since), _) => {
-                    let age = context.age(session, self.taken, since);
-                    ("has been blocked for", age)
-                }
+                (Some(age), 0 | 1) => ("has been blocked for", age),
+                (Some(age), _) if age >= block.longest => ("has been blocked for", age),
                 (None, 0 | 1) => ("was blocked for", block.longest),
-                (None, _) => ("was blocked again and again, for up to", block.longest),
+                _ => ("was blocked again and again, for up to", block.longest),
             };
             let task = block.task.as_ref().and_then(|id| {
                 let task = self.tasks.tasks.iter().find(|task| task.id == *id)?;
@@ -486,7 +486,7 @@ impl Process {
                     .into_iter()
                     .chain(oldest.site.as_ref().map(Site::from))
                     .collect(),
-                count: group.len() as u64,
+                count: 1,
             });
         }
     }

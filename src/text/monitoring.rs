@@ -1,12 +1,13 @@
 //! What the monitor knows: what is wrong first, then short tables.
 //!
-//! Of each table only the most telling rows are shown; `--json` has them all.
+//! Of each table only the most telling rows are shown, and only the columns in which something is; `--json` has all.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::{bytes, lines, printable, table, word};
+use super::{bytes, lines, printable, stacks, table, word};
 
 /// How many rows of a table are shown.
 const MAX_ROWS: usize = 20;
@@ -24,19 +25,19 @@ pub(super) fn show(answer: &Value) -> Option<String> {
     }
     let of = |name: &str| answer["summary"]["rows"][name].as_u64().unwrap_or_default();
     if let Some(rows) = list("locks") {
-        text += &part("Locks", of("locks"), &LOCKS, rows, lock);
+        text += &part("Locks", of("locks"), LOCKS, each(rows, lock));
     }
     if let Some(rows) = list("loops") {
-        text += &part("Event loops", of("loops"), &LOOPS, rows, event_loop);
+        text += &part("Event loops", of("loops"), LOOPS, each(rows, event_loop));
     }
     if let Some(rows) = list("tasks") {
-        text += &part("Tasks", of("tasks"), &TASKS, rows, task);
+        text += &part("Tasks", of("tasks"), TASKS, tasks(rows));
     }
     if let Some(rows) = list("sessions") {
-        text += &part("Sessions", of("sessions"), &SESSIONS, rows, session);
+        text += &part("Sessions", of("sessions"), SESSIONS, each(rows, session));
     }
     if let Some(rows) = list("processes") {
-        text += &part("Processes", of("processes"), &PROCESSES, rows, used);
+        text += &part("Processes", of("processes"), PROCESSES, each(rows, used));
     }
     if let Some(system) = answer.get("system") {
         text += &host(system);
@@ -65,12 +66,9 @@ fn findings(list: &[Value], now: &str) -> String {
         count => format!("{count} findings:\n"),
     };
     for one in open.iter().take(MAX_ROWS) {
-        let _ = writeln!(
-            text,
-            "\n! {}: {}",
-            word(&one["kind"]),
-            lines(&one["message"]).join(" ")
-        );
+        // Of those who wait for each other, one stands below the other.
+        let message = message(one).replace("; ", ";\n  ");
+        let _ = writeln!(text, "\n! {}: {message}", word(&one["kind"]));
         let count = match one["count"].as_u64() {
             Some(count @ 2..) => format!(", {count} times"),
             _ => String::new(),
@@ -85,48 +83,61 @@ fn findings(list: &[Value], now: &str) -> String {
             let _ = writeln!(text, "  advice  {}", word(&one["advice"]));
         }
     }
-    text += &more(open.len());
+    text += &more(open.len().saturating_sub(MAX_ROWS) as u64);
     if !ended.is_empty() {
-        let row = |one: &&Value| {
-            let message = lines(&one["message"]).join(" ");
-            [time(&one["ended"], now), word(&one["kind"]), message]
-        };
-        let rows: Vec<[String; 3]> = ended.iter().take(MAX_ROWS).map(row).collect();
-        let _ = write!(
-            text,
-            "\nNo longer, since:\n{}{}",
-            indented(&table(&rows)),
-            more(ended.len())
-        );
+        text += "\nEnded not long ago:\n";
+        for one in ended.iter().take(MAX_ROWS) {
+            let (kind, ended) = (word(&one["kind"]), time(&one["ended"], now));
+            let _ = writeln!(text, "  {kind}: {}\n    ended {ended}", message(one));
+        }
+        text += &more(ended.len().saturating_sub(MAX_ROWS) as u64);
     }
     text
 }
 
-/// A table with a heading, if there is anything in it.
+/// What a finding says, on one line.
+pub(super) fn message(finding: &Value) -> String {
+    lines(&finding["message"]).join(" ")
+}
+
+/// A line of a table, and how many rows it stands for.
+type Line<const N: usize> = ([String; N], u64);
+
+fn each<const N: usize>(rows: &[Value], cells: impl Fn(&Value) -> [String; N]) -> Vec<Line<N>> {
+    rows.iter().map(|row| (cells(row), 1)).collect()
+}
+
+/// A table with a heading, if there is anything in it; `count` rows there are in all.
 fn part<const N: usize>(
     name: &str,
     count: u64,
-    head: &[&str; N],
-    rows: &[Value],
-    cells: impl Fn(&Value) -> [String; N],
+    head: [&str; N],
+    mut lines: Vec<Line<N>>,
 ) -> String {
-    if rows.is_empty() {
+    if lines.is_empty() {
         return format!("\n{name}: none\n");
     }
+    let count = count.max(lines.iter().map(|(_, rows)| rows).sum());
+    lines.truncate(MAX_ROWS);
+    let left = count.saturating_sub(lines.iter().map(|(_, rows)| rows).sum());
     let mut shown = vec![head.map(str::to_owned)];
-    shown.extend(rows.iter().take(MAX_ROWS).map(cells));
-    let count = usize::try_from(count).unwrap_or(usize::MAX).max(rows.len());
+    shown.extend(lines.into_iter().map(|(cells, _)| cells));
+    for column in 0..N {
+        if shown[1..].iter().all(|cells| cells[column].is_empty()) {
+            shown[0][column].clear();
+        }
+    }
     format!(
         "\n{name} ({count}):\n{}{}",
         indented(&table(&shown)),
-        more(count)
+        more(left)
     )
 }
 
-fn more(count: usize) -> String {
-    match count.saturating_sub(MAX_ROWS) {
+fn more(left: u64) -> String {
+    match left {
         0 => String::new(),
-        left => format!("  … and {left} more (--json has them)\n"),
+        left => format!("  … and {left} more\n"),
     }
 }
 
@@ -137,12 +148,12 @@ fn indented(text: &str) -> String {
 pub(super) const LOCKS: [&str; 8] = [
     "PROCESS",
     "LOCK",
-    "KIND",
     "HELD BY",
     "FOR",
     "AT",
     "WAITED FOR BY",
     "USED",
+    "KIND",
 ];
 
 pub(super) fn lock(row: &Value) -> [String; 8] {
@@ -162,7 +173,6 @@ pub(super) fn lock(row: &Value) -> [String; 8] {
             count => format!("{count} processes"),
         },
         word(&row["lock"]),
-        word(&row["kind"]),
         actors(holders, holders.len() as u64),
         match holders {
             [] => String::new(),
@@ -170,10 +180,11 @@ pub(super) fn lock(row: &Value) -> [String; 8] {
         },
         holders
             .first()
-            .map(|holder| place(&holder["site"]))
+            .map(|holder| short_place(&holder["site"]))
             .unwrap_or_default(),
         actors(waiters, count),
         word(&row["acquisitions"]),
+        word(&row["kind"]),
     ]
 }
 
@@ -207,14 +218,32 @@ fn event_loop(row: &Value) -> [String; 6] {
 
 pub(super) const TASKS: [&str; 6] = ["PROCESS", "TASK", "COROUTINE", "STATE", "AGE", "WHERE"];
 
-pub(super) fn task(row: &Value) -> [String; 6] {
+/// A line for each task; those that are at the same point are one, called by the oldest.
+pub(super) fn tasks(rows: &[Value]) -> Vec<Line<6>> {
+    let mut all: Vec<Line<6>> = Vec::new();
+    let mut places = HashMap::new();
+    for row in rows {
+        let key = ["session", "coroutine", "state", "where"].map(|key| row[key].to_string());
+        let place = *places.entry(key).or_insert(all.len());
+        match all.get_mut(place) {
+            Some((_, count)) => *count += 1,
+            None => all.push((task(row), 1)),
+        }
+    }
+    for (cells, count) in &mut all {
+        cells[1] += &and_more(*count);
+    }
+    all
+}
+
+fn task(row: &Value) -> [String; 6] {
     [
         process(row),
         word(&row["task"]),
         word(&row["coroutine"]),
         word(&row["state"]),
         duration(&row["age"]),
-        place(&row["where"]),
+        short_place(&row["where"]),
     ]
 }
 
@@ -229,9 +258,10 @@ fn session(row: &Value) -> [String; 7] {
     } else {
         &row["owner"]
     };
-    let error = match &row["error"]["message"] {
-        Value::Null => &row["exit"],
-        message => message,
+    let error = match (&row["error"]["message"], row["exit"].as_i64()) {
+        (Value::Null, None | Some(0)) => String::new(),
+        (Value::Null, Some(code)) => format!("exit code {code}"),
+        (message, _) => word(message),
     };
     [
         process(row),
@@ -240,7 +270,7 @@ fn session(row: &Value) -> [String; 7] {
         word(owner),
         word(&row["status"]),
         duration(&row["duration"]),
-        word(error),
+        error,
     ]
 }
 
@@ -307,26 +337,39 @@ pub(super) fn host(system: &Value) -> String {
         }
     }
     let own = &system["daemon"];
-    let daemon = format!(
-        "Daemon: {} of memory, {} of a processor, {} sessions, {} clients",
-        size(&own["memory"]),
-        if own["cpu"].is_f64() {
-            format!("{:.1} %", own["cpu"].as_f64().unwrap_or_default() * 100.0)
-        } else {
-            "?".into()
-        },
-        word(&own["sessions"]),
-        word(&own["clients"])
-    );
+    let mut used = vec![format!("{} of memory", size(&own["memory"]))];
+    if let Some(cpu) = own["cpu"].as_f64() {
+        used.push(format!("{:.1} % of a processor", cpu * 100.0));
+    }
+    used.push(counted(&own["sessions"], "session"));
+    used.push(counted(&own["clients"], "client"));
+    let daemon = format!("Daemon: {}", used.join(", "));
     format!("\nHost: {}\n{daemon}\n", said.join(", "))
 }
 
-/// What people call the process of a row; a star where its clocks stand.
-pub(super) fn process(row: &Value) -> String {
-    let star = if row["stopped"] == true { " *" } else { "" };
+/// So many of something.
+pub(super) fn counted(count: &Value, what: &str) -> String {
+    match count.as_u64() {
+        Some(1) => format!("1 {what}"),
+        _ => format!("{} {what}s", word(count)),
+    }
+}
+
+/// What people call the process of a row, and that it is stopped: its clocks stand.
+fn process(row: &Value) -> String {
+    let stopped = if row["stopped"] == true {
+        " (stopped)"
+    } else {
+        ""
+    };
+    name(row) + stopped
+}
+
+/// What people call the process of a row.
+pub(super) fn name(row: &Value) -> String {
     match &row["name"] {
         Value::Null => word(&row["session"]).chars().take(8).collect(),
-        name => format!("{}{star}", word(name)),
+        name => word(name),
     }
 }
 
@@ -344,6 +387,17 @@ fn place(site: &Value) -> String {
     }
 }
 
+/// The same in few characters, as tables have it.
+fn short_place(site: &Value) -> String {
+    match site["file"].as_str() {
+        Some(file) => {
+            let file = stacks::last(file, 2);
+            format!("{}:{}", printable(file), word(&site["line"]))
+        }
+        None => String::new(),
+    }
+}
+
 /// A number of seconds in few characters.
 pub(super) fn duration(value: &Value) -> String {
     match value.as_f64() {
@@ -355,13 +409,69 @@ pub(super) fn duration(value: &Value) -> String {
     }
 }
 
-/// A moment, and how long ago it was.
+/// How long ago a moment was, and when.
 fn time(value: &Value, now: &str) -> String {
     let text = value.as_str().unwrap_or_default();
     let clock = text.get(11..19).unwrap_or(text);
     format!(
-        "{} ({} ago)",
-        printable(clock),
-        super::sessions::since(text, now.parse().unwrap_or_default())
+        "{} ago ({} UTC)",
+        super::sessions::since(text, now.parse().unwrap_or_default()),
+        printable(clock)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tables_for_people() {
+        let task = |name: &str, line: u32| {
+            json!({ "session": "s", "name": "shop.py", "stopped": true, "task": name, "coroutine": "fetch",
+                    "state": "waiting", "age": 12.25, "where": { "file": "/srv/shop/app.py", "line": line } })
+        };
+        let process = |name: &str, exit: Value| {
+            json!({ "session": name, "name": name, "type": "process", "status": "failed", "duration": 90.0,
+                    "exit": exit })
+        };
+        let tasks = [task("a", 7), task("b", 7), task("c", 7), task("d", 8)];
+        let report = json!({
+            "summary": {}, "time": "2026-01-01T00:01:00Z",
+            "findings": [{ "kind": "lock-cycle", "message": "deadlock: a waits; b waits", "ended": null, "count": 1,
+                           "since": "2026-01-01T00:00:52.5Z" },
+                         { "kind": "lock-held", "message": "it was held; 1 waits", "count": 2,
+                           "since": "2026-01-01T00:00:00Z", "ended": "2026-01-01T00:00:30Z" }],
+            "tasks": tasks,
+            "sessions": [process("one", json!(3)), process("two", json!(0))],
+            "loops": [],
+        });
+        assert_eq!(
+            show(&report).unwrap_or_default(),
+            "\
+1 finding:
+
+! lock-cycle: deadlock: a waits;
+  b waits
+  since   7s ago (00:00:52 UTC)
+
+Ended not long ago:
+  lock-held: it was held; 1 waits
+    ended 30s ago (00:00:30 UTC)
+
+Event loops: none
+
+Tasks (4):
+  PROCESS            TASK  COROUTINE  STATE    AGE     WHERE
+  shop.py (stopped)  a +2  fetch      waiting  12.2 s  shop/app.py:7
+  shop.py (stopped)  d     fetch      waiting  12.2 s  shop/app.py:8
+
+Sessions (2):
+  PROCESS  TYPE     STATUS  FOR     ERROR
+  one      process  failed  90.0 s  exit code 3
+  two      process  failed  90.0 s
+"
+        );
+    }
 }

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::monitoring::{self, LOCKS, TASKS};
-use super::{bytes, lines, printable, table, word};
+use super::{bytes, printable, table, word};
 
 /// How much of a screen what is wrong takes at most: one part in this many.
 const FINDINGS_SHARE: usize = 3;
@@ -57,13 +57,7 @@ impl Screen {
         let wrong: Vec<String> = list("findings")
             .iter()
             .filter(|one| one["ended"].is_null())
-            .map(|one| {
-                format!(
-                    "! {}: {}",
-                    word(&one["kind"]),
-                    lines(&one["message"]).join(" ")
-                )
-            })
+            .map(|one| format!("! {}: {}", word(&one["kind"]), monitoring::message(one)))
             .collect();
         let room = height.saturating_sub(frame.len());
         if wrong.is_empty() {
@@ -94,7 +88,12 @@ impl Screen {
         let parts = [
             part(&PROCESSES, processes.iter().map(process)),
             part(&LOCKS, list("locks").iter().map(monitoring::lock)),
-            part(&TASKS, list("tasks").iter().map(monitoring::task)),
+            part(
+                &TASKS,
+                monitoring::tasks(list("tasks"))
+                    .into_iter()
+                    .map(|(cells, _)| cells),
+            ),
         ];
         let parts: Vec<Vec<String>> = parts.into_iter().filter(|part| part.len() > 1).collect();
         let room = height.saturating_sub(frame.len());
@@ -148,7 +147,7 @@ fn sessions(report: &Value) -> String {
         .filter(|row| row["ended"].is_null() && row["debugSession"].is_null());
     let states: Vec<String> = live.map(|row| word(&row["state"])).collect();
     let count = |state: &str| states.iter().filter(|one| *one == state).count();
-    let mut said = format!("{} sessions", states.len());
+    let mut said = monitoring::counted(&states.len().into(), "session");
     for state in ["running", "stopped", "held", "starting", "dormant"] {
         if count(state) > 0 {
             said += &format!(", {} {state}", count(state));
@@ -163,7 +162,7 @@ const PROCESSES: [&str; 9] = [
 
 fn process(row: &Value, used: &Value) -> [String; 9] {
     [
-        monitoring::process(row),
+        monitoring::name(row),
         word(&row["pid"]),
         word(&row["state"]),
         monitoring::duration(&row["duration"]),

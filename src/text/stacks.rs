@@ -285,7 +285,7 @@ fn short<'a>(paths: impl Iterator<Item = &'a str>) -> HashMap<&'a str, String> {
 }
 
 /// The last parts of a path; all of it if it has not more.
-fn last(path: &str, count: usize) -> &str {
+pub(super) fn last(path: &str, count: usize) -> &str {
     let is_slash = |c: char| c == '/' || c == '\\';
     match path.rmatch_indices(is_slash).nth(count - 1) {
         Some((at, _)) => &path[at + 1..],
