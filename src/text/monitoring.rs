@@ -12,6 +12,9 @@ use super::{bytes, lines, printable, stacks, table, word};
 /// How many rows of a table are shown.
 const MAX_ROWS: usize = 20;
 
+/// How wide prose is at most, in characters, so that it can be read on narrow screens, too; a longer word stands out.
+const WIDTH: usize = 78;
+
 /// How many sites of a finding are named.
 const MAX_SITES: usize = 8;
 
@@ -25,7 +28,12 @@ pub(super) fn show(answer: &Value) -> Option<String> {
     }
     let of = |name: &str| answer["summary"]["rows"][name].as_u64().unwrap_or_default();
     if let Some(rows) = list("locks") {
-        text += &part("Locks", of("locks"), LOCKS, each(rows, lock));
+        text += &match rows.is_empty() {
+            // Those of a program are none of its own accord.
+            true => "\nLocks: none that are watched; DBGPROXY_MONITOR=locks watches a program's\n"
+                .into(),
+            false => part("Locks", of("locks"), LOCKS, each(rows, lock)),
+        };
     }
     if let Some(rows) = list("loops") {
         text += &part("Event loops", of("loops"), LOOPS, each(rows, event_loop));
@@ -40,7 +48,8 @@ pub(super) fn show(answer: &Value) -> Option<String> {
         text += &part("Processes", of("processes"), PROCESSES, each(rows, used));
     }
     if let Some(system) = answer.get("system") {
-        text += &host(system);
+        text.push('\n');
+        host(system).iter().for_each(|line| text += &wrapped(line));
     }
     for dropped in answer["summary"]["dropped"]
         .as_array()
@@ -48,7 +57,7 @@ pub(super) fn show(answer: &Value) -> Option<String> {
         .flatten()
     {
         let who: String = word(&dropped["session"]).chars().take(8).collect();
-        let _ = writeln!(text, "left out of {who}: {}", word(&dropped["message"]));
+        text += &wrapped(&format!("left out of {who}: {}", word(&dropped["message"])));
     }
     Some(text.trim_start_matches('\n').to_owned())
 }
@@ -66,9 +75,8 @@ fn findings(list: &[Value], now: &str) -> String {
         count => format!("{count} findings:\n"),
     };
     for one in open.iter().take(MAX_ROWS) {
-        // Of those who wait for each other, one stands below the other.
-        let message = message(one).replace("; ", ";\n  ");
-        let _ = writeln!(text, "\n! {}: {message}", word(&one["kind"]));
+        let said = format!("! {}: {}", word(&one["kind"]), message(one));
+        let _ = write!(text, "\n{}", wrapped(&said));
         let count = match one["count"].as_u64() {
             Some(count @ 2..) => format!(", {count} times"),
             _ => String::new(),
@@ -88,11 +96,35 @@ fn findings(list: &[Value], now: &str) -> String {
         text += "\nEnded not long ago:\n";
         for one in ended.iter().take(MAX_ROWS) {
             let (kind, ended) = (word(&one["kind"]), time(&one["ended"], now));
-            let _ = writeln!(text, "  {kind}: {}\n    ended {ended}", message(one));
+            text += &wrapped(&format!("- {kind}: {}", message(one)));
+            let _ = writeln!(text, "  ended   {ended}");
         }
         text += &more(ended.len().saturating_sub(MAX_ROWS) as u64);
     }
     text
+}
+
+/// Prose on lines of a bearable width, all but the first a little to the right. Of those who wait for each other, one
+/// stands below the other.
+fn wrapped(text: &str) -> String {
+    let mut wrapped = String::new();
+    for part in text.split_inclusive("; ") {
+        let mut width = if wrapped.is_empty() { 0 } else { WIDTH };
+        for word in part.split_whitespace() {
+            let long = word.chars().count();
+            if width == 0 {
+                width = long;
+            } else if width + 1 + long > WIDTH {
+                wrapped.push_str("\n  ");
+                width = 2 + long;
+            } else {
+                wrapped.push(' ');
+                width += 1 + long;
+            }
+            wrapped.push_str(word);
+        }
+    }
+    wrapped + "\n"
 }
 
 /// What a finding says, on one line.
@@ -303,7 +335,7 @@ pub(super) fn percent(share: &Value) -> String {
 }
 
 /// The host on one line, and the daemon on another.
-pub(super) fn host(system: &Value) -> String {
+pub(super) fn host(system: &Value) -> [String; 2] {
     let size = |value: &Value| bytes(value.as_f64().unwrap_or_default());
     let memory = &system["memory"];
     let mut said = vec![format!(
@@ -343,8 +375,10 @@ pub(super) fn host(system: &Value) -> String {
     }
     used.push(counted(&own["sessions"], "session"));
     used.push(counted(&own["clients"], "client"));
-    let daemon = format!("Daemon: {}", used.join(", "));
-    format!("\nHost: {}\n{daemon}\n", said.join(", "))
+    [
+        format!("Host: {}", said.join(", ")),
+        format!("Daemon: {}", used.join(", ")),
+    ]
 }
 
 /// So many of something.
@@ -439,8 +473,8 @@ mod tests {
         let tasks = [task("a", 7), task("b", 7), task("c", 7), task("d", 8)];
         let report = json!({
             "summary": {}, "time": "2026-01-01T00:01:00Z",
-            "findings": [{ "kind": "lock-cycle", "message": "deadlock: a waits; b waits", "ended": null, "count": 1,
-                           "since": "2026-01-01T00:00:52.5Z" },
+            "findings": [{ "kind": "lock-cycle", "message": format!("deadlock: a {} waits; b waits", "x".repeat(90)),
+                           "ended": null, "count": 1, "since": "2026-01-01T00:00:52.5Z" },
                          { "kind": "lock-held", "message": "it was held; 1 waits", "count": 2,
                            "since": "2026-01-01T00:00:00Z", "ended": "2026-01-01T00:00:30Z" }],
             "tasks": tasks,
@@ -452,13 +486,16 @@ mod tests {
             "\
 1 finding:
 
-! lock-cycle: deadlock: a waits;
+! lock-cycle: deadlock: a
+  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+  waits;
   b waits
   since   7s ago (00:00:52 UTC)
 
 Ended not long ago:
-  lock-held: it was held; 1 waits
-    ended 30s ago (00:00:30 UTC)
+- lock-held: it was held;
+  1 waits
+  ended   30s ago (00:00:30 UTC)
 
 Event loops: none
 

@@ -47,12 +47,7 @@ impl Screen {
             printable(time),
             sessions(report)
         )];
-        frame.extend(
-            monitoring::host(&report["system"])
-                .lines()
-                .filter(|line| !line.is_empty())
-                .map(str::to_owned),
-        );
+        frame.extend(monitoring::host(&report["system"]));
         let list = |name: &str| report[name].as_array().map_or(&[][..], Vec::as_slice);
         let wrong: Vec<String> = list("findings")
             .iter()
