@@ -4,7 +4,7 @@
 //! It knows nothing of tasks beyond their names.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::iter;
 use std::time::{Duration, Instant};
 
@@ -480,6 +480,8 @@ impl<'a> Whole<'a> {
         let of = self.oldest().or_else(|| self.next());
         let session = of.map_or(made.session, |(part, _)| part.session);
         let longest = self.parts().map(|part| part.lock.longest);
+        // A process may have it twice, when it was handed to it twice.
+        let sessions: BTreeSet<SessionId> = self.parts().map(|part| part.session).collect();
         let lock = made.lock;
         // Who has been at it longest is first.
         let sorted = |mut uses: Vec<(Part<'a>, &'a Use)>| {
@@ -490,7 +492,7 @@ impl<'a> Whole<'a> {
         let waiters = sorted(self.waiters().collect());
         let row = json!({
             "id": lock.id, "lock": lock.name, "kind": lock.kind, "shared": lock.shared,
-            "processes": 1 + self.others.len(),
+            "processes": sessions.len(),
             "site": lock.site.as_ref().map(Site::from), "held": held.as_secs_f64(),
             "holders": holders.into_iter().take(sample::MAX_ACTORS).map(row).collect::<Vec<_>>(),
             "waiters": waiters.into_iter().take(sample::MAX_ACTORS).map(row).collect::<Vec<_>>(),

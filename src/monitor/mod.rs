@@ -436,7 +436,7 @@ impl ResourceMonitor {
         if wants(Part::System) {
             summary["rows"]["processes"] = self.system.count(&is_meant).into();
         }
-        summary["dropped"] = self.dropped(&is_meant);
+        summary["dropped"] = self.dropped(&context, &is_meant);
         report["summary"] = summary;
         report
     }
@@ -448,10 +448,14 @@ impl ResourceMonitor {
     }
 
     /// What was left out, one line a process.
-    fn dropped(&self, is_meant: &dyn Fn(SessionId) -> bool) -> Value {
+    fn dropped(&self, context: &Context<'_>, is_meant: &dyn Fn(SessionId) -> bool) -> Value {
         let mut lines = Vec::new();
         for (session, Dropped { count, why }) in &self.dropped {
-            lines.push((*session, format!("{count} × {why}")));
+            let times = match count {
+                1 => String::new(),
+                count => format!("{count} × "),
+            };
+            lines.push((*session, format!("{times}{why}")));
         }
         let locks = self.locks.dropped().map(|dropped| (dropped, "locks"));
         let tasks = self.tasks.dropped().map(|dropped| (dropped, "tasks"));
@@ -460,7 +464,11 @@ impl ResourceMonitor {
             lines.push((session, why));
         }
         let lines = lines.into_iter().filter(|(session, _)| is_meant(*session));
-        let line = |(session, message)| json!({ "session": session, "message": message });
+        let line = |(session, message)| {
+            let who = (context.who)(session);
+            json!({ "session": session, "pid": who.as_ref().map(|who| who.pid), "name": who.map(|who| who.name),
+                    "message": message })
+        };
         lines.take(MAX_DROPPED).map(line).collect()
     }
 

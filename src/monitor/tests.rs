@@ -416,6 +416,10 @@ fn a_lock_that_processes_share_is_one() {
     of(3, "jobs", &[], &[one(6, None, 30, 2), one(7, None, 30, 3)]);
     let maker = daemon.says.get_mut(&3).expect("it says something");
     maker["locks"]["locks"][0]["site"] = json!(["/srv/app.py", 1]);
+    // It has been handed its own once more.
+    let again = lock("/mp-1", kind, &[], &[]);
+    let list = maker["locks"]["locks"].as_array_mut().expect("a list");
+    list.push(again);
     daemon.pass(31);
     let infos = [1, 2, 3].map(|session| daemon.info(session, State::Running));
     // Who asks for one of them is told of all.
@@ -431,7 +435,7 @@ fn a_lock_that_processes_share_is_one() {
         );
         assert_eq!(
             [&row["processes"], &row["acquisitions"], &row["waiterCount"]],
-            [&json!(3), &json!(3), &json!(3)]
+            [&json!(3), &json!(4), &json!(3)]
         );
         assert_eq!(row["holders"][0]["name"], "worker-2");
         let waiters = row["waiters"].as_array().expect("a list").iter();

@@ -51,13 +51,13 @@ pub(super) fn show(answer: &Value) -> Option<String> {
         text.push('\n');
         host(system).iter().for_each(|line| text += &wrapped(line));
     }
-    for dropped in answer["summary"]["dropped"]
-        .as_array()
-        .into_iter()
-        .flatten()
-    {
-        let who: String = word(&dropped["session"]).chars().take(8).collect();
-        text += &wrapped(&format!("left out of {who}: {}", word(&dropped["message"])));
+    let dropped = answer["summary"]["dropped"].as_array();
+    if let Some(dropped) = dropped.filter(|dropped| !dropped.is_empty()) {
+        text += "\nLeft out, or not understood:\n";
+        for one in dropped {
+            let said = format!("- {}: {}", name(one), word(&one["message"]));
+            text += &wrapped(&said);
+        }
     }
     Some(text.trim_start_matches('\n').to_owned())
 }
@@ -472,7 +472,8 @@ mod tests {
         };
         let tasks = [task("a", 7), task("b", 7), task("c", 7), task("d", 8)];
         let report = json!({
-            "summary": {}, "time": "2026-01-01T00:01:00Z",
+            "summary": { "dropped": [{ "name": "shop.py", "message": "3 × a sample that cannot be read" }] },
+            "time": "2026-01-01T00:01:00Z",
             "findings": [{ "kind": "lock-cycle", "message": format!("deadlock: a {} waits; b waits", "x".repeat(90)),
                            "ended": null, "count": 1, "since": "2026-01-01T00:00:52.5Z" },
                          { "kind": "lock-held", "message": "it was held; 1 waits", "count": 2,
@@ -508,6 +509,9 @@ Sessions (2):
   PROCESS  TYPE     STATUS  FOR     ERROR
   one      process  failed  90.0 s  exit code 3
   two      process  failed  90.0 s
+
+Left out, or not understood:
+- shop.py: 3 × a sample that cannot be read
 "
         );
     }
