@@ -8,9 +8,9 @@ use std::process::{Command as Plain, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::agent::{Agent, ID, PID, server};
+use support::agent::{Agent, ID, PID};
 use support::http::http;
-use support::report::{found, gone, report};
+use support::report::{found, gone, open, report};
 use support::wait::within;
 use support::{Client, Daemon, DebugServer, Program, Python, Script};
 use tokio::net::TcpStream;
@@ -279,21 +279,19 @@ async fn a_log_that_cannot_be_written_harms_nothing() {
 #[tokio::test]
 async fn who_ends_a_stopped_process_is_told_and_named_when_it_has() {
     let daemon = daemon(&[]).await;
-    let argv = json!({ "argv": ["python", "-m", "pytest", "--timeout", "0.2"] });
-    let (mut agent, _) = Agent::start(&daemon, &argv).await;
-    let merged = json!({ "view": "merged" });
-    let mut client = Client::start(&daemon).arguments(&merged).attached().await;
-    agent.asked("dbgproxy/activate").await;
-    let server: DebugServer = server(&daemon, &argv).await;
-    server.released().await;
-    let thread = server.start_thread("MainThread");
-    server.stop_at(thread, "breakpoint", &json!({}));
+    let server = DebugServer::new(PID).connect(&daemon).await;
+    let mut client = Client::start(&daemon)
+        .arguments(&json!({ "pid": PID, "view": "process" }))
+        .attached()
+        .await;
+    server.is_watched("gunicorn", 0.2);
+    server.stop_at(server.main_thread, "breakpoint", &json!({}));
     client.event("stopped").await;
-    let open = found(&daemon, "watchdog").await;
-    let finding = &open["findings"][0];
+    let threatened = found(&daemon, "watchdog").await;
+    let finding = &threatened["findings"][0];
     let message = finding["message"].as_str().unwrap_or_default();
     assert!(
-        message.contains("is stopped, and pytest-timeout ends a test that takes"),
+        message.contains("is stopped, and gunicorn kills a worker that is silent for"),
         "{finding}"
     );
     assert_eq!(finding["pid"], PID);
@@ -303,13 +301,67 @@ async fn who_ends_a_stopped_process_is_told_and_named_when_it_has() {
             .is_some_and(|text| text.contains("that was"))
     };
     report(&daemon, "that it is over", is_over).await;
-    drop((server, agent));
-    let is_named = |report: &Value| {
-        let findings = report["findings"].as_array().expect("it lists findings");
-        findings.iter().any(|one| {
-            let message = one["message"].as_str().unwrap_or_default();
-            message.contains("most likely pytest-timeout has killed it (--timeout 0.2)")
-        })
+    drop(server);
+    let ending = "ended while it was stopped, most likely by gunicorn (--timeout 0.2)";
+    let is_named = |body: &Value| {
+        let output = body["output"].as_str();
+        output == Some(&format!("dbgproxy: the process {ending}\n"))
     };
-    report(&daemon, "who has ended it", is_named).await;
+    client.event_where("output", is_named).await;
+    client.event("terminated").await;
+    let all = daemon.sessions(&["--all"]).await;
+    assert_eq!(all[0]["ending"], ending, "{all:?}");
+    let ended = gone(&daemon, "watchdog").await;
+    assert_eq!(ended["sessions"][0]["ending"], ending, "{ended}");
+    assert_eq!(ended["sessions"][0]["status"], "failed", "{ended}");
+}
+
+#[tokio::test]
+async fn who_is_not_to_blame_is_not_named() {
+    // One goes on and ends by itself, one is in time, one ends because a client wants it to; and one goes on and is ended.
+    let after = "ended after it was stopped, most likely by gunicorn (--timeout 0.2)";
+    for (limit, request, by_itself, ending) in [
+        (0.2, Some("continue"), true, Value::Null),
+        (60.0, None, false, Value::Null),
+        (0.2, Some("terminate"), false, Value::Null),
+        (0.2, Some("continue"), false, after.into()),
+    ] {
+        let daemon = daemon(&[]).await;
+        let server = DebugServer::new(PID).connect(&daemon).await;
+        let mut client = Client::start(&daemon)
+            .arguments(&json!({ "pid": PID, "view": "process" }))
+            .attached()
+            .await;
+        server.is_watched("gunicorn", limit);
+        server.stop_at(server.main_thread, "breakpoint", &json!({}));
+        client.event("stopped").await;
+        found(&daemon, "watchdog").await;
+        let is_over = |report: &Value| {
+            let mut messages = open(report, "watchdog").into_iter();
+            messages.any(|it| it["message"].to_string().contains("that was"))
+        };
+        if limit < 1.0 {
+            report(&daemon, "that it is over", is_over).await;
+        }
+        if let Some(request) = request {
+            let arguments = json!({ "threadId": server.main_thread });
+            client.request(request, arguments).await;
+        }
+        if by_itself {
+            server.finish();
+        } else {
+            drop(server);
+        }
+        client.event("terminated").await;
+        let ended = async {
+            loop {
+                let last = daemon.sessions(&["--all"]).await.pop().expect("a session");
+                if last["state"] == "ended" {
+                    return last;
+                }
+            }
+        };
+        let last = within("its end", ended).await;
+        assert_eq!(last["ending"], ending, "{last}");
+    }
 }

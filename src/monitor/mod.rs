@@ -46,7 +46,7 @@ pub use sample::Sample;
 pub use sessions::SessionMonitor;
 pub use system::SystemMonitor;
 pub use tasks::TaskMonitor;
-pub use watchdog::{Lineage, WatchdogMonitor};
+pub use watchdog::{Watchdog, WatchdogMonitor};
 
 /// The most samples and questions that wait for the monitor; further samples are left out and counted.
 pub const INBOX: usize = 256;
@@ -251,15 +251,15 @@ impl ResourceMonitor {
         }
     }
 
-    /// A process has come, or what is known of it has changed; `lineage` is asked when it is first stopped.
-    pub fn on_session(&mut self, info: &Info, now: Instant, lineage: impl FnOnce() -> Lineage) {
+    /// A process has come, or what is known of it has changed.
+    pub fn on_session(&mut self, info: &Info, now: Instant) {
         match info.state {
             State::Stopped | State::Held => self.clocks.stop(info.id, now),
             _ => self.clocks.go(info.id, now),
         }
         self.sessions.note(info, now);
         self.system.note(info);
-        self.watchdogs.note(info, now, lineage);
+        self.watchdogs.note(info, now);
     }
 
     /// A process has ended.
@@ -267,7 +267,7 @@ impl ResourceMonitor {
         let context = moment.context(&self.clocks, &self.settings);
         self.locks.end(&context, info.id, info.exit);
         self.sessions.end(&context, info);
-        self.watchdogs.end(&context, info);
+        self.watchdogs.forget(info.id);
         self.forget(info.id);
         self.clocks.forget(info.id);
         self.system.forget(info.id);
@@ -660,7 +660,7 @@ async fn run(
                 (start, moment) = begin(&who);
                 match heard {
                     Ok(News { reason: NewsReason::Closed, session }) => monitor.on_end(&moment, &session),
-                    Ok(News { session, .. }) => note(&hub, &mut monitor, &session, moment.now),
+                    Ok(News { session, .. }) => monitor.on_session(&session, moment.now),
                     Err(RecvError::Lagged(_)) => catch_up(&hub, &mut monitor, &moment),
                     Err(RecvError::Closed) => break,
                 }
@@ -698,6 +698,9 @@ async fn run(
             }
             _ = tick.tick(), if monitor.is_busy() => {
                 (start, moment) = begin(&who);
+                for (session, stop) in monitor.watchdogs.unasked() {
+                    hub.tasks.spawn(watchdog::ask(hub.clone(), session, stop));
+                }
                 tell(&hub, &mut log, moment.time, &monitor.look(&moment));
             }
             () = sleep_until(system.unwrap_or_else(Instant::now).into()), if system.is_some() => {
@@ -736,18 +739,10 @@ fn begin<'a>(who: &'a dyn Fn(SessionId) -> Option<Who>) -> (Instant, Moment<'a>)
     (now, Moment { now, time, who })
 }
 
-/// A process has come, or what is known of it has changed.
-fn note(hub: &Hub, monitor: &mut ResourceMonitor, info: &Info, now: Instant) {
-    let session = |id: SessionId| hub.info(id);
-    monitor.on_session(info, now, || Lineage::read(info, &session));
-}
-
 /// News were missed: looks what there is.
 fn catch_up(hub: &Hub, monitor: &mut ResourceMonitor, moment: &Moment<'_>) {
     for session in hub.sessions() {
-        // Let go of before it is asked for the lineage: that looks at other sessions, and at this one if it lies.
-        let info = session.info().clone();
-        note(hub, monitor, &info, moment.now);
+        monitor.on_session(&session.info(), moment.now);
     }
     for session in monitor.known() {
         if hub.session(session).is_some() {

@@ -1,11 +1,9 @@
-//! One process as the system knows it: what it uses, when it started, its command line and environment.
+//! One process as the system knows it: what it uses, and when it started.
 //!
 //! It is read from `/proc` where there is one, which says more and costs less, else from `sysinfo`.
 //! This module knows no session, and keeps nothing.
 
 use std::fs;
-use std::io::Read;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,9 +11,6 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// In how many ticks of a second Linux tells processor times: a part of its interface on all machines that matter.
 const TICKS: u64 = 100;
-
-/// The most bytes that are read of a command line or an environment; the rest is not looked at.
-const MAX_TEXT: usize = 256 * 1024;
 
 /// What a process uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,41 +120,6 @@ pub fn files(pid: u32) -> Option<(u64, Option<u64>)> {
     Some((open, limit))
 }
 
-/// The parent of a process.
-#[must_use]
-pub fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    fields.nth(1)?.parse().ok()
-}
-
-/// The command line of a process.
-#[must_use]
-pub fn command(pid: u32) -> Option<Vec<String>> {
-    texts(Path::new(&format!("/proc/{pid}/cmdline")))
-}
-
-/// The variables that a process was started with.
-#[must_use]
-pub fn environment(pid: u32) -> Vec<(String, String)> {
-    let texts = texts(Path::new(&format!("/proc/{pid}/environ"))).unwrap_or_default();
-    let pair = |text: String| {
-        let (name, value) = text.split_once('=')?;
-        Some((name.to_owned(), value.to_owned()))
-    };
-    texts.into_iter().filter_map(pair).collect()
-}
-
-/// The texts in a file that end with a zero byte each.
-fn texts(path: &Path) -> Option<Vec<String>> {
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).ok()?;
-    file.take(MAX_TEXT as u64).read_to_end(&mut bytes).ok()?;
-    let texts = bytes.split(|byte| *byte == 0);
-    let texts = texts.map(|text| String::from_utf8_lossy(text).into_owned());
-    Some(texts.filter(|text| !text.is_empty()).collect())
-}
-
 /// Which processes can be looked at from here: those of this machine and of this PID namespace.
 #[derive(Debug)]
 pub struct Here {
@@ -236,10 +196,6 @@ mod tests {
         let boot = System::boot_time().expect("a boot");
         let started = started(&reading, boot).expect("a time");
         assert!(started < Timestamp::now(), "{started}");
-        assert_eq!(parent(pid), Some(std::os::unix::process::parent_id()));
-        let command = command(pid).expect("a command");
-        assert_eq!(command, std::env::args().collect::<Vec<_>>());
-        assert!(environment(pid).iter().any(|(name, _)| name == "PATH"));
         assert_eq!(read(u32::MAX), None);
         assert_eq!(files(u32::MAX), None);
     }

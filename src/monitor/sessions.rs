@@ -213,7 +213,7 @@ impl SessionMonitor {
                 None => json!({
                     "id": info.id, "type": "process", "owner": info.parent, "status": status(info), "state": info.state,
                     "created": info.started, "ended": info.ended, "duration": duration(info.started, info.ended),
-                    "exit": info.exit, "error": Value::Null, "clients": info.clients,
+                    "exit": info.exit, "ending": info.ending, "error": Value::Null, "clients": info.clients,
                 }),
                 Some(one) => json!({
                     "id": one.id, "debugSession": one.name, "type": one.r#type, "owner": one.owner,
@@ -232,6 +232,7 @@ fn status(info: &Info) -> &'static str {
         State::Starting | State::Held => "created",
         State::Dormant | State::Running => "running",
         State::Stopped => "stopped",
+        State::Ended if info.ending.is_some() => "failed",
         State::Ended => match info.exit {
             None | Some(0) => "completed",
             Some(_) => "failed",

@@ -118,7 +118,7 @@ impl Daemon {
 
     fn is(&mut self, session: u128, state: State) {
         let info = self.info(session, state);
-        self.monitor.on_session(&info, self.now, Lineage::default);
+        self.monitor.on_session(&info, self.now);
     }
 
     fn ends(&mut self, session: u128, exit: Option<i64>) {

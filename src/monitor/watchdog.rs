@@ -1,434 +1,247 @@
-//! Watchdogs: who will end a process because it is stopped, as far as command lines and environments tell.
+//! Watchdogs: who will end a process because it is stopped, as the libraries in the process say of themselves.
 //!
 //! A server's master kills a worker that is silent for too long, and does not know that somebody is looking at it.
-//! While such a process is stopped there is a finding with the time that is left; when it ends meanwhile, one that says
-//! by whom most likely.
+//! While such a process is stopped there is a finding with the time that is left. What the process has said is kept
+//! with its stop: the session that ends meanwhile tells by it who has ended it.
 //! This module knows when processes are stopped, and nothing of the debugger.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::timeout;
+
 use super::findings::{Found, Kind};
-use super::process::{self, Here};
 use super::{Context, seconds};
-use crate::session::{Info, SessionId, State};
+use crate::hub::{Hub, Reason};
+use crate::session::{Info, SessionId};
 
 /// How long before it would be ended a finding begins; an earlier one would be told at every breakpoint.
 pub const LEAD: Duration = Duration::from_secs(60);
 
-/// How long after a stop an end still counts as one during the stop: the connection breaks before the end is known.
-const END_WAIT: Duration = Duration::from_secs(5);
+/// How long a process may take to say who watches it; one that says nothing is not asked again at the same stop.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
-/// How long the end of a process is a finding.
-const ENDED: Duration = Duration::from_secs(60);
+/// How much earlier than the process says its watchdog may come: it counts by itself.
+const SLACK: Duration = Duration::from_millis(500);
 
-/// How many such ends are kept; the oldest is forgotten first.
-const MAX_ENDED: usize = 100;
+/// The most watchdogs of one process; what it says of further ones is left out.
+const MAX_WATCHDOGS: usize = 16;
 
-/// How many ancestors of a process are looked at.
-const MAX_ANCESTORS: usize = 16;
+/// Who watches, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Who {
+    Gunicorn,
+    Uvicorn,
+    Celery,
+    CelerySoft,
+    PytestThread,
+    PytestSignal,
+    Torch,
+}
 
-/// How long gunicorn lets a worker be silent unless it is told otherwise.
-const GUNICORN: f64 = 30.0;
+impl Who {
+    /// Its name, what it does and when, without the time, and what sets the time.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Who::Gunicorn => ("gunicorn", "kills a worker that is silent for", "--timeout"),
+            Who::Uvicorn => (
+                "uvicorn",
+                "kills a worker that does not answer for",
+                "--timeout-worker-healthcheck",
+            ),
+            Who::Celery => ("celery", "kills a worker whose task takes", "time_limit"),
+            Who::CelerySoft => ("celery", "breaks off a task that takes", "soft_time_limit"),
+            Who::PytestThread => ("pytest-timeout", "ends pytest if a test takes", "timeout"),
+            Who::PytestSignal => ("pytest-timeout", "breaks off a test that takes", "timeout"),
+            Who::Torch => (
+                "torch",
+                "ends a process whose NCCL watchdog is silent for",
+                "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",
+            ),
+        }
+    }
 
-/// How long uvicorn waits for the answer of a worker unless it is told otherwise.
-const UVICORN: f64 = 5.0;
+    /// Whether the process ends of it.
+    fn ends_it(self) -> bool {
+        !matches!(self, Who::CelerySoft | Who::PytestSignal)
+    }
+}
 
 /// Somebody who ends a process, or breaks off what it does, if that takes too long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Watchdog {
-    /// Who.
-    pub who: &'static str,
-    /// What it does, and when, without the time.
-    does: &'static str,
+    who: Who,
     /// After which time.
-    pub limit: Duration,
-    /// Where that time comes from.
-    pub source: String,
-    /// Whether the process ends of it.
-    ends_it: bool,
+    limit: Duration,
+    /// When that is over, if the process stays stopped.
+    due: Instant,
 }
 
-/// What is known of a process to find its watchdogs.
-#[derive(Debug, Default)]
-pub struct Lineage {
-    /// The command lines of the process and its ancestors, its own first.
-    pub commands: Vec<Vec<String>>,
-    /// The variables with which it was started, where they can be read.
-    pub environment: Vec<(String, String)>,
-    /// Whether an agent is in it, which keeps up its heartbeat while it is stopped.
-    pub has_agent: bool,
-}
-
-impl Lineage {
-    /// What is known of a session's process; `session` tells of other sessions.
-    pub fn read(info: &Info, session: &dyn Fn(SessionId) -> Option<Info>) -> Lineage {
-        let here = Here::find();
-        let is_here = |info: &Info| here.start_of(info.pid, info.identity.as_deref()).is_some();
-        let mut commands = vec![info.argv.clone()];
-        let mut last = info.clone();
-        while commands.len() < MAX_ANCESTORS
-            && let Some(parent) = last.parent.and_then(session)
-        {
-            commands.push(parent.argv.clone());
-            last = parent;
+impl Watchdog {
+    /// Reads what a process says; what is nonsense is left out.
+    #[must_use]
+    pub fn read(answer: &Value, now: Instant) -> Vec<Watchdog> {
+        #[derive(Deserialize)]
+        struct Said {
+            kind: Who,
+            limit: f64,
+            age: f64,
         }
-        // Beyond the first process that is debugged only the system knows.
-        let mut pid = is_here(&last).then_some(last.pid);
-        while commands.len() < MAX_ANCESTORS
-            && let Some(parent) = pid.and_then(process::parent).filter(|pid| *pid > 1)
-        {
-            commands.extend(process::command(parent));
-            pid = Some(parent);
-        }
-        let environment = is_here(info).then(|| process::environment(info.pid));
-        Lineage {
-            commands,
-            environment: environment.unwrap_or_default(),
-            has_agent: info.has_agent,
-        }
+        let said = answer["watchdogs"].as_array().into_iter().flatten();
+        let watchdog = |said: &Value| {
+            let Said { kind, limit, age } = Said::deserialize(said).ok()?;
+            let limit = Duration::try_from_secs_f64(limit).ok()?;
+            let age = Duration::try_from_secs_f64(age).ok()?;
+            let due = now.checked_add(limit.saturating_sub(age))?;
+            let who = kind;
+            (!limit.is_zero()).then_some(Watchdog { who, limit, due })
+        };
+        said.take(MAX_WATCHDOGS).filter_map(watchdog).collect()
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
-        let found = self.environment.iter().find(|(own, _)| own == name);
-        found.map(|(_, value)| value.as_str())
+    /// Of those that watch a process: who has most likely ended it, if its stop ended at that moment.
+    #[must_use]
+    pub fn culprit(watchdogs: &[Watchdog], at: Instant) -> Option<String> {
+        let is_over = |one: &&Watchdog| one.who.ends_it() && at + SLACK >= one.due;
+        let over = watchdogs.iter().filter(is_over);
+        let first = over.min_by_key(|one| one.due)?;
+        Some(format!("{} ({})", first.who.words().0, first.setting()))
     }
 
-    /// The arguments of the program of that name that runs in the `n`th of the processes.
-    fn arguments(&self, n: usize, name: &str) -> Option<&[String]> {
-        let (own, arguments) = program(self.commands.get(n)?)?;
-        (own == name).then_some(arguments)
-    }
-
-    /// The arguments of the master, if the process is a worker that it has started itself: a process that a worker has
-    /// started is nobody's worker.
-    fn master(&self, name: &str) -> Option<&[String]> {
-        let arguments = self.arguments(1, name)?;
-        self.arguments(2, name).is_none().then_some(arguments)
+    /// What sets its limit, and to what.
+    fn setting(&self) -> String {
+        format!("{} {}", self.who.words().2, self.limit.as_secs_f64())
     }
 }
 
-/// The name of the program or module that a command runs, and its arguments.
-fn program(command: &[String]) -> Option<(&str, &[String])> {
-    let (first, mut rest) = command.split_first()?;
-    let first = stem(first);
-    if !first.starts_with("python") && !first.starts_with("pypy") {
-        return Some((first, rest));
-    }
-    while let Some((word, others)) = rest.split_first() {
-        match word.as_str() {
-            "-m" => {
-                let (module, arguments) = others.split_first()?;
-                return Some((module.split('.').next()?, arguments));
-            }
-            "-c" => return None,
-            "-X" | "-W" => rest = others.get(1..)?,
-            option if option.starts_with('-') => rest = others,
-            script => {
-                // What is run with `-m` shows the path of the package's own file.
-                let package = script.strip_suffix("/__main__.py").unwrap_or(script);
-                return Some((stem(package), others));
-            }
-        }
-    }
-    None
-}
-
-/// The name of a program's file.
-fn stem(path: &str) -> &str {
-    let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
-    file.strip_suffix(".exe").unwrap_or(file)
-}
-
-/// What an option is set to: the last that is said counts.
-fn option<'a>(arguments: &'a [String], names: &[&str]) -> Option<&'a str> {
-    let mut found = None;
-    let mut words = arguments.iter();
-    while let Some(word) = words.next() {
-        for name in names {
-            let Some(value) = word.strip_prefix(name) else {
-                continue;
-            };
-            let is_long = name.starts_with("--");
-            match (value, value.strip_prefix('=')) {
-                ("", _) => found = words.as_slice().first().map(String::as_str).or(found),
-                (_, Some(value)) => found = Some(value),
-                (value, None) if !is_long => found = Some(value),
-                _ => {}
-            }
-        }
-    }
-    found
-}
-
-/// A time that is a limit: none is 0, and nonsense.
-fn limit(value: f64) -> Option<Duration> {
-    Duration::try_from_secs_f64(value)
-        .ok()
-        .filter(|limit| !limit.is_zero())
-}
-
-/// Who will end a process if it is stopped for too long.
-#[must_use]
-pub fn watchdogs(lineage: &Lineage) -> Vec<Watchdog> {
-    let found = [
-        gunicorn(lineage),
-        uvicorn(lineage),
-        celery(
-            lineage,
-            "--time-limit",
-            "kills a worker whose task takes",
-            true,
-        ),
-        celery(
-            lineage,
-            "--soft-time-limit",
-            "breaks off a task that takes",
-            false,
-        ),
-        pytest(lineage),
-        torch(lineage),
-    ];
-    found.into_iter().flatten().collect()
-}
-
-/// A limit that an option or a variable sets, or that is one by default, and which of them.
-fn set(set: Option<(&str, &str)>, default: Option<f64>) -> Option<(Duration, String)> {
-    match set {
-        Some((name, value)) => Some((
-            limit(value.trim().parse().ok()?)?,
-            format!("{name} {value}"),
-        )),
-        None => Some((limit(default?)?, "by default".into())),
-    }
-}
-
-fn gunicorn(lineage: &Lineage) -> Option<Watchdog> {
-    const NAMES: [&str; 2] = ["--timeout", "-t"];
-    let arguments = lineage.master("gunicorn").filter(|_| !lineage.has_agent)?;
-    let variable = lineage.variable("GUNICORN_CMD_ARGS").unwrap_or_default();
-    let variable: Vec<String> = variable.split_whitespace().map(str::to_owned).collect();
-    let value = option(arguments, &NAMES).or_else(|| option(&variable, &NAMES));
-    let (limit, source) = set(value.map(|value| ("--timeout", value)), Some(GUNICORN))?;
-    Some(Watchdog {
-        who: "gunicorn",
-        does: "kills a worker that is silent for",
-        limit,
-        source,
-        ends_it: true,
-    })
-}
-
-fn uvicorn(lineage: &Lineage) -> Option<Watchdog> {
-    let arguments = lineage.master("uvicorn").filter(|_| !lineage.has_agent)?;
-    let workers = option(arguments, &["--workers"]).or_else(|| lineage.variable("WEB_CONCURRENCY"));
-    // One alone nobody watches.
-    workers.filter(|workers| workers.parse().is_ok_and(|workers: u32| workers > 1))?;
-    let name = "--timeout-worker-healthcheck";
-    let value = option(arguments, &[name]).map(|value| (name, value));
-    let (limit, source) = set(value, Some(UVICORN))?;
-    Some(Watchdog {
-        who: "uvicorn",
-        does: "kills a worker that does not answer for",
-        limit,
-        source,
-        ends_it: true,
-    })
-}
-
-fn celery(lineage: &Lineage, name: &str, does: &'static str, ends_it: bool) -> Option<Watchdog> {
-    let value = option(lineage.master("celery")?, &[name])?;
-    let (limit, source) = set(Some((name, value)), None)?;
-    Some(Watchdog {
-        who: "celery",
-        does,
-        limit,
-        source,
-        ends_it,
-    })
-}
-
-fn pytest(lineage: &Lineage) -> Option<Watchdog> {
-    let of = |n| {
-        lineage
-            .arguments(n, "pytest")
-            .or_else(|| lineage.arguments(n, "py.test"))
+/// Asks a process who watches it, and keeps it with its stop of that number.
+pub(super) async fn ask(hub: Arc<Hub>, session: SessionId, stop: u64) {
+    let Some(session) = hub.session(session) else {
+        return;
     };
-    // pytest-xdist's workers have what they are told from the first process.
-    let own = lineage.commands.first()?;
-    let is_worker = || {
-        own.iter()
-            .any(|word| word.contains("exec(eval(sys.stdin.readline()))"))
+    let is_it = |info: &Info| {
+        let stopped = info.stopped.as_ref();
+        stopped.is_some_and(|stopped| stopped.number == stop)
     };
-    let arguments = of(0).or_else(|| of(1).filter(|_| is_worker()))?;
-    let value = option(arguments, &["--timeout"]).map(|value| ("--timeout", value));
-    let variable = || Some(("PYTEST_TIMEOUT", lineage.variable("PYTEST_TIMEOUT")?));
-    let (limit, source) = set(value.or_else(variable), None)?;
-    Some(Watchdog {
-        who: "pytest-timeout",
-        does: "ends a test that takes",
-        limit,
-        source,
-        ends_it: true,
-    })
-}
-
-fn torch(lineage: &Lineage) -> Option<Watchdog> {
-    let name = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC";
-    let value = lineage.variable(name)?;
-    let is_off = matches!(
-        lineage.variable("TORCH_NCCL_ENABLE_MONITORING"),
-        Some("0" | "false" | "no")
-    );
-    let (limit, source) = set(Some((name, value)), None).filter(|_| !is_off)?;
-    Some(Watchdog {
-        who: "torch",
-        does: "ends a process whose NCCL watchdog is silent for",
-        limit,
-        source,
-        ends_it: true,
-    })
+    // One that sleeps would wake up to answer.
+    if !is_it(&session.info()) {
+        return;
+    }
+    let answer = session.ask_guard("watchdogs", Value::Null);
+    let Ok(Ok(answer)) = timeout(ANSWER_WAIT, answer).await else {
+        return;
+    };
+    let answer = answer.decode().unwrap_or_default();
+    let watchdogs = Watchdog::read(&answer, Instant::now());
+    if watchdogs.is_empty() {
+        return;
+    }
+    session.update(|info| {
+        let stopped = info.stopped.as_mut();
+        if let Some(stopped) = stopped.filter(|stopped| stopped.number == stop) {
+            stopped.watchdogs = watchdogs;
+        }
+    });
+    hub.tell(&session, Reason::Changed);
 }
 
 /// Which processes are stopped that somebody will end.
 #[derive(Debug, Default)]
 pub struct WatchdogMonitor {
-    /// The processes that have ever been stopped; those of most are none.
-    known: HashMap<SessionId, Watched>,
-    ended: VecDeque<(Instant, Found)>,
+    stopped: HashMap<SessionId, Watched>,
 }
 
+/// A process that is stopped.
 #[derive(Debug)]
 struct Watched {
-    watchdogs: Vec<Watchdog>,
-    /// Since when it is stopped, or was last.
+    /// Which of its stops it is.
+    stop: u64,
     since: Instant,
-    until: Option<Instant>,
-}
-
-impl Watched {
-    /// For how long it has been stopped, if it is, or was a moment ago.
-    fn stopped(&self, now: Instant) -> Option<Duration> {
-        let is_over = |until: Instant| now.saturating_duration_since(until) > END_WAIT;
-        let until = self.until.unwrap_or(now);
-        (!self.until.is_some_and(is_over)).then(|| until.saturating_duration_since(self.since))
-    }
+    /// Whether it has been asked who watches it.
+    is_asked: bool,
+    watchdogs: Vec<Watchdog>,
 }
 
 impl WatchdogMonitor {
-    /// A process has come, or what is known of it has changed; `lineage` is asked when it is first stopped.
-    pub fn note(&mut self, info: &Info, now: Instant, lineage: impl FnOnce() -> Lineage) {
-        let is_stopped = info.state == State::Stopped;
-        match self.known.get_mut(&info.id) {
-            None if is_stopped => {
-                let watched = Watched {
-                    watchdogs: watchdogs(&lineage()),
-                    since: now,
-                    until: None,
-                };
-                self.known.insert(info.id, watched);
-            }
-            Some(watched) if is_stopped && watched.until.is_some() => {
-                (watched.since, watched.until) = (now, None);
-            }
-            Some(watched) if !is_stopped => {
-                watched.until.get_or_insert(now);
-            }
-            _ => {}
+    /// A process has come, or what is known of it has changed.
+    pub fn note(&mut self, info: &Info, now: Instant) {
+        let Some(stopped) = &info.stopped else {
+            self.stopped.remove(&info.id);
+            return;
+        };
+        let watched = Watched {
+            stop: stopped.number,
+            since: now,
+            is_asked: false,
+            watchdogs: Vec::new(),
+        };
+        let known = self.stopped.entry(info.id).or_insert(watched);
+        if known.stop != stopped.number {
+            (known.stop, known.since, known.is_asked) = (stopped.number, now, false);
         }
+        known.watchdogs.clone_from(&stopped.watchdogs);
     }
 
-    /// A process has ended.
-    pub fn end(&mut self, context: &Context<'_>, info: &Info) {
-        let Some(watched) = self.known.remove(&info.id) else {
-            return;
-        };
-        let stopped = watched.stopped(context.now).unwrap_or_default();
-        // Who counts may have begun before the stop, at its last sign of life.
-        let is_over = |one: &&Watchdog| one.ends_it && stopped >= one.limit / 2;
-        let mut likely = watched.watchdogs.iter().filter(is_over);
-        let Some(watchdog) = likely.next() else {
-            return;
-        };
-        let how = match info.exit {
-            None => "ended".to_owned(),
-            Some(code) if code < 0 => format!("was ended by signal {}", code.unsigned_abs()),
-            Some(code) if code > 128 => format!("was ended by signal {}", code - 128),
-            // It has ended by itself.
-            Some(_) => return,
-        };
-        let Watchdog { who, source, .. } = watchdog;
-        let found = Found {
-            kind: Kind::Watchdog,
-            key: format!("{} end", info.id),
-            sessions: vec![info.id],
-            message: format!(
-                "{} ({}) {how} while it was stopped, after {}: most likely {who} has killed it ({source})",
-                info.name,
-                info.pid,
-                seconds(stopped)
-            ),
-            since: context.now,
-            sites: Vec::new(),
-            count: 1,
-        };
-        self.ended.push_back((context.now, found));
-        let excess = self.ended.len().saturating_sub(MAX_ENDED);
-        self.ended.drain(..excess);
-    }
-
-    /// A process is forgotten.
+    /// A process has ended, or is forgotten.
     pub fn forget(&mut self, session: SessionId) {
-        self.known.remove(&session);
+        self.stopped.remove(&session);
     }
 
-    /// The processes that have been stopped.
+    /// The stops, by session and number, of which it is not known yet who watches. They are asked for once, and not at
+    /// once: a step is over sooner.
+    pub fn unasked(&mut self) -> Vec<(SessionId, u64)> {
+        let unasked = self.stopped.iter_mut();
+        let unasked = unasked.filter(|(_, watched)| !watched.is_asked);
+        let ask = |(session, watched): (&SessionId, &mut Watched)| {
+            watched.is_asked = true;
+            (*session, watched.stop)
+        };
+        unasked.map(ask).collect()
+    }
+
+    /// The processes that are stopped.
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {
-        self.known.keys().copied()
+        self.stopped.keys().copied()
     }
 
     /// Whether there is nothing to look at.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let is_threatened = |one: &Watched| one.until.is_none() && !one.watchdogs.is_empty();
-        self.ended.is_empty() && !self.known.values().any(is_threatened)
+        let is_over = |one: &Watched| one.is_asked && one.watchdogs.is_empty();
+        self.stopped.values().all(is_over)
     }
 
     /// What is wrong now.
-    pub fn findings(&mut self, context: &Context<'_>) -> Vec<Found> {
+    pub fn findings(&self, context: &Context<'_>) -> Vec<Found> {
         let now = context.now;
-        self.ended
-            .retain(|(at, _)| now.saturating_duration_since(*at) < ENDED);
-        let mut found: Vec<Found> = self.ended.iter().map(|(_, found)| found.clone()).collect();
-        for (session, watched) in &self.known {
-            if watched.until.is_some() {
-                continue;
-            }
-            let stopped = now.saturating_duration_since(watched.since);
-            for Watchdog {
-                who,
-                does,
-                limit,
-                source,
-                ..
-            } in &watched.watchdogs
-            {
-                let left = limit.saturating_sub(stopped);
+        let mut found = Vec::new();
+        for (session, watched) in &self.stopped {
+            for one in &watched.watchdogs {
+                let left = one.due.saturating_duration_since(now);
                 if left > LEAD {
                     continue;
                 }
                 let left = match left.is_zero() {
-                    true => format!("that was {} ago", seconds(stopped.saturating_sub(*limit))),
-                    false => format!("at most {} are left", seconds(left)),
+                    true => {
+                        let over = now.saturating_duration_since(one.due);
+                        format!("that was {} ago", seconds(over))
+                    }
+                    false => format!("{} are left", seconds(left)),
                 };
+                let (who, does, _) = one.who.words();
                 found.push(Found {
                     kind: Kind::Watchdog,
                     key: format!("{session} {who} {does}"),
                     sessions: vec![*session],
                     message: format!(
-                        "{} is stopped, and {who} {does} {} ({source}): {left}",
+                        "{} is stopped, and {who} {does} {} ({}): {left}",
                         context.name(*session),
-                        seconds(*limit)
+                        seconds(one.limit),
+                        one.setting()
                     ),
                     since: watched.since,
                     sites: Vec::new(),
@@ -442,172 +255,111 @@ impl WatchdogMonitor {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::tests::{Bench, SECOND};
     use super::*;
+    use crate::session::{State, Stopped};
 
-    fn words(command: &str) -> Vec<String> {
-        command.split(' ').map(str::to_owned).collect()
+    fn said(kind: &str, limit: f64, age: f64) -> Value {
+        json!({ "kind": kind, "limit": limit, "age": age })
     }
 
-    /// What is known of a process: the command lines, its own first, and its environment.
-    fn lineage(commands: &[&str], environment: &[(&str, &str)]) -> Lineage {
-        Lineage {
-            commands: commands.iter().map(|command| words(command)).collect(),
-            environment: environment
-                .iter()
-                .map(|(name, value)| ((*name).into(), (*value).into()))
-                .collect(),
-            has_agent: false,
-        }
+    fn read(said: &[Value], now: Instant) -> Vec<Watchdog> {
+        Watchdog::read(&json!({ "watchdogs": said }), now)
     }
 
-    fn found(commands: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
-        let watchdogs = watchdogs(&lineage(commands, environment));
-        let show = |one: &Watchdog| format!("{} {:?} {}", one.who, one.limit, one.source);
-        watchdogs.iter().map(show).collect()
-    }
-
-    #[test]
-    fn gunicorn_watches_its_workers() {
-        let master = "/venv/bin/python /venv/bin/gunicorn -w 2 -t 10 app:app";
-        let expected = ["gunicorn 10s --timeout 10"];
-        assert_eq!(found(&[master, master], &[]), expected);
-        assert_eq!(found(&[master, master, "bash", "init"], &[]), expected);
-        // Nobody watches the master, nor what a worker has started.
-        assert!(found(&[master], &[]).is_empty());
-        assert!(found(&[master, "bash"], &[]).is_empty());
-        assert!(found(&[master, master, master], &[]).is_empty());
-        let plain = "python -m gunicorn app:app";
-        assert_eq!(found(&[plain, plain], &[]), ["gunicorn 30s by default"]);
-        let variable = [("GUNICORN_CMD_ARGS", "--workers 3 --timeout=90")];
-        assert_eq!(
-            found(&[plain, plain], &variable),
-            ["gunicorn 90s --timeout 90"]
-        );
-        assert_eq!(found(&[master, master], &variable), expected);
-        for never in [
-            "gunicorn --timeout 0 a:a",
-            "gunicorn --timeout x a:a",
-            "hunicorn a:a",
-        ] {
-            assert!(found(&[never, never], &[]).is_empty(), "{never}");
-        }
-        let mut with_agent = lineage(&[master, master], &[]);
-        with_agent.has_agent = true;
-        assert!(watchdogs(&with_agent).is_empty());
-    }
-
-    #[test]
-    fn others_that_watch() {
-        let worker = "/usr/bin/python3 -c spawn_main() --multiprocessing-fork";
-        let uvicorn =
-            "/usr/bin/python3 -X dev /usr/lib/python3/uvicorn/__main__.py --workers 2 a:a";
-        assert_eq!(found(&[worker, uvicorn], &[]), ["uvicorn 5s by default"]);
-        let one = "uvicorn --timeout-worker-healthcheck 9 a:a";
-        assert!(found(&[worker, one], &[]).is_empty());
-        let expected = ["uvicorn 9s --timeout-worker-healthcheck 9"];
-        assert_eq!(found(&[worker, one], &[("WEB_CONCURRENCY", "4")]), expected);
-
-        let celery = "celery -A app worker --time-limit=60 --soft-time-limit 50.5";
-        let expected = [
-            "celery 60s --time-limit 60",
-            "celery 50.5s --soft-time-limit 50.5",
-        ];
-        assert_eq!(found(&[celery, celery], &[]), expected);
-        assert!(found(&[celery], &[]).is_empty());
-
-        let pytest = "python -m pytest -x --timeout 20 tests";
-        assert_eq!(found(&[pytest], &[]), ["pytest-timeout 20s --timeout 20"]);
-        let variable = [("PYTEST_TIMEOUT", "7")];
-        assert_eq!(
-            found(&["pytest"], &variable),
-            ["pytest-timeout 7s PYTEST_TIMEOUT 7"]
-        );
-        assert!(found(&["python x.py"], &variable).is_empty());
-        let xdist = "python -u -c import\u{a0}sys;exec(eval(sys.stdin.readline()))";
-        assert_eq!(
-            found(&[xdist, pytest], &[]),
-            ["pytest-timeout 20s --timeout 20"]
-        );
-        assert!(found(&["python child.py", pytest], &[]).is_empty());
-
-        let name = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC";
-        let expected = ["torch 480s TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC 480"];
-        assert_eq!(found(&["python train.py"], &[(name, "480")]), expected);
-        let off = [(name, "480"), ("TORCH_NCCL_ENABLE_MONITORING", "0")];
-        assert!(found(&["python train.py"], &off).is_empty());
-        for odd in ["", "-m", "python", "python -X", "python -m", "-t"] {
-            assert!(found(&[odd, odd], &[]).is_empty(), "{odd}");
-        }
-    }
-
-    fn info(state: State, exit: Option<i64>) -> Info {
+    /// A process that is stopped for the `number`th time.
+    fn stopped(number: u64, watchdogs: Vec<Watchdog>) -> Info {
         let mut info = Info::example(1);
-        (info.state, info.exit) = (state, exit);
+        info.state = State::Stopped;
+        info.stopped = Some(Stopped {
+            thread: 1,
+            reason: "breakpoint".into(),
+            file: None,
+            line: None,
+            all_threads: true,
+            number,
+            watchdogs,
+        });
         info
     }
 
-    fn gunicorn() -> Lineage {
-        let command = "gunicorn --timeout 90 a:a";
-        lineage(&[command, command], &[])
+    #[test]
+    fn what_a_process_says_is_read_as_far_as_it_makes_sense() {
+        let now = Instant::now();
+        let all = [
+            said("gunicorn", 30.0, 5.0),
+            said("celerySoft", 2.5, 9.0),
+            said("torch", 0.0, 0.0),
+            said("torch", -1.0, 0.0),
+            said("torch", 1.0, -1.0),
+            said("torch", 1e300, 0.0),
+            said("somebody", 1.0, 0.0),
+            json!({ "kind": "torch", "limit": "1", "age": 0 }),
+            json!(5),
+        ];
+        let due: Vec<(Who, Duration)> = read(&all, now)
+            .iter()
+            .map(|one| (one.who, one.due - now))
+            .collect();
+        let expected = [
+            (Who::Gunicorn, SECOND * 25),
+            (Who::CelerySoft, Duration::ZERO),
+        ];
+        assert_eq!(due, expected);
+        for odd in [json!({}), json!({ "watchdogs": 5 }), json!([])] {
+            assert!(Watchdog::read(&odd, now).is_empty(), "{odd}");
+        }
+        let many = vec![said("torch", 1.0, 0.0); 1000];
+        assert_eq!(read(&many, now).len(), MAX_WATCHDOGS);
     }
 
     #[test]
     fn the_time_that_is_left() {
         let (mut bench, mut monitor) = (Bench::default(), WatchdogMonitor::default());
-        monitor.note(&info(State::Running, None), bench.now, || {
-            panic!("it is not stopped")
-        });
-        monitor.note(&info(State::Stopped, None), bench.now, gunicorn);
+        assert!(monitor.is_empty());
+        monitor.note(&stopped(1, Vec::new()), bench.now);
         assert!(!monitor.is_empty());
-        let mut message = |bench: &Bench| {
+        let session = Info::example(1).id;
+        assert_eq!(monitor.unasked(), [(session, 1)]);
+        assert!(monitor.unasked().is_empty() && monitor.is_empty());
+        let watchdogs = read(&[said("gunicorn", 90.0, 0.0)], bench.now);
+        monitor.note(&stopped(1, watchdogs), bench.now);
+        let message = |bench: &Bench| {
             let found = monitor.findings(&bench.context());
             found.first().map(|found| found.message.clone())
         };
         assert_eq!(message(&bench), None, "there is time");
         bench.now += SECOND * 40;
         let text = message(&bench).expect("it is near");
-        let expected = "is stopped, and gunicorn kills a worker that is silent for 90 s (--timeout 90): at most 50 s are left";
+        let expected = "is stopped, and gunicorn kills a worker that is silent for 90 s (--timeout 90): 50 s are left";
         assert!(text.contains(expected), "{text}");
         bench.now += SECOND * 70;
         let text = message(&bench).expect("it is over");
         assert!(text.ends_with("that was 20 s ago"), "{text}");
-        monitor.note(&info(State::Running, None), bench.now, || {
-            panic!("that is known")
-        });
-        assert!(monitor.findings(&bench.context()).is_empty() && monitor.is_empty());
-        // Another stop has its own time.
-        monitor.note(&info(State::Stopped, None), bench.now, || {
-            panic!("that is known")
-        });
+        // Another stop is asked for anew.
+        monitor.note(&stopped(2, Vec::new()), bench.now);
         assert!(monitor.findings(&bench.context()).is_empty());
+        assert_eq!(monitor.unasked(), [(session, 2)]);
+        monitor.note(&Info::example(1), bench.now);
+        assert!(monitor.is_empty() && monitor.sessions().next().is_none());
     }
 
     #[test]
-    fn who_has_killed_it() {
-        let ends = |stopped: u32, runs: u32, exit: Option<i64>| {
-            let (mut bench, mut monitor) = (Bench::default(), WatchdogMonitor::default());
-            monitor.note(&info(State::Stopped, None), bench.now, gunicorn);
-            bench.now += SECOND * stopped;
-            // Its connection breaks first.
-            monitor.note(&info(State::Dormant, None), bench.now, || {
-                panic!("that is known")
-            });
-            bench.now += SECOND * runs;
-            monitor.end(&bench.context(), &info(State::Ended, exit));
-            let found = monitor.findings(&bench.context());
-            let found: Vec<String> = found.into_iter().map(|found| found.message).collect();
-            bench.now += ENDED;
-            assert!(monitor.findings(&bench.context()).is_empty() && monitor.is_empty());
-            found
-        };
-        let text = ends(91, 1, Some(137)).concat();
-        let expected = "was ended by signal 9 while it was stopped, after 91 s: most likely gunicorn has killed it (--timeout 90)";
-        assert!(text.contains(expected), "{text}");
-        assert_eq!(ends(91, 0, None).len(), 1);
-        assert_eq!(ends(91, 0, Some(-6)).len(), 1);
-        assert!(ends(10, 0, Some(137)).is_empty(), "too soon");
-        assert!(ends(91, 10, Some(137)).is_empty(), "it ran");
-        assert!(ends(91, 0, Some(0)).is_empty(), "it ended by itself");
+    fn who_has_ended_it() {
+        let now = Instant::now();
+        let watchdogs = [
+            said("torch", 480.0, 0.0),
+            said("celerySoft", 1.0, 0.0),
+            said("celery", 3.5, 1.0),
+        ];
+        let watchdogs = read(&watchdogs, now);
+        let culprit = |after| Watchdog::culprit(&watchdogs, now + after);
+        assert_eq!(culprit(SECOND), None, "too soon");
+        let celery = Some("celery (time_limit 3.5)".to_owned());
+        assert_eq!(culprit(SECOND * 2), celery, "a little too soon");
+        assert_eq!(culprit(SECOND * 500), celery, "it is the first");
+        assert_eq!(Watchdog::culprit(&[], now), None);
     }
 }

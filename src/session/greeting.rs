@@ -226,7 +226,7 @@ impl Caller {
             started: Timestamp::now(),
             ended: None,
             exit: None,
-            has_agent: false,
+            ending: None,
             helper: report.is_helper(),
             clients: 0,
             python: report.python.clone().or_else(|| version.map(str::to_owned)),

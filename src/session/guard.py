@@ -51,6 +51,9 @@
 # - evaluate, TEXT: {"result", "type"}. An expression is evaluated in the namespace of `__main__`; a statement is run
 #   there, and has an empty result and type. It runs in a thread of pydevd (before configurationDone in the one that
 #   waits for it), untraced: breakpoints in what it calls do not stop. What takes long holds up the next question.
+# - watchdogs, None: {"watchdogs": [{"kind", "limit", "age"}, ...]}. Who ends this process, or breaks off what it does,
+#   if that takes longer than `limit` seconds, and for how many seconds it counts already. It is what the libraries
+#   in the process say of themselves, wherever they were told so; none of the program's own code runs for it.
 #
 # OTHER EVENTS, from conditions of the form
 #   __import__("_dbgproxy").hit([[key, condition, hitCondition, logMessage], ...], globals(), locals())
@@ -67,8 +70,10 @@ import gc
 import itertools
 import os
 import re
+import signal
 import socket
 import sys
+import time
 import traceback
 import weakref
 
@@ -79,6 +84,7 @@ TEXT = 4096  # characters of argv, and of each other text that has no limit of i
 RESULT = 65536  # characters of an evaluated result
 STACKS = 1000  # threads and tasks in an answer; the rest is counted
 STACKS_TEXT = 4 << 20  # characters in all their frames, after which the rest is counted too
+FOREVER = 1e8  # seconds that a watchdog's limit is shorter than
 INNERMOST, OUTERMOST = 192, 64  # frames of a longer stack; those between are counted
 VARIABLES = (
     "DBGPROXY_NAME", "DBGPROXY_LABELS", "DBGPROXY_WAIT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "PYTEST_XDIST_WORKER",
@@ -397,7 +403,7 @@ def send(event, body):
 def answer(token, function, argument=None):
     """Sends what a function says. Its evaluate must give no result of its own, hence no return value."""
     try:
-        body = {"stacks": stacks, "evaluate": evaluate}[function](argument)
+        body = {"stacks": stacks, "evaluate": evaluate, "watchdogs": watchdogs}[function](argument)
     except Exception as error:
         body = {"error": said(error)}
     send("dbgproxyAnswer", {"token": token, "body": body})
@@ -594,6 +600,123 @@ def without_debugger(stack, place):
     while kept and (kept[-1][0] in starts or kept[-1][0].co_filename in runpy):
         kept.pop()
     return kept
+
+
+# ---- watchdogs -------------------------------------------------------------------------------------------------
+
+
+def watchdogs(_):
+    found = []
+    for look in (gunicorn, uvicorn, celery, pytest_signal, pytest_thread, torch):
+        attempt(lambda: found.extend((kind, float(limit), float(age)) for kind, limit, age in look() if limit))
+    return {
+        "watchdogs": [
+            {"kind": kind, "limit": limit, "age": age}
+            for kind, limit, age in found if 0 < limit < FOREVER and 0 <= age < FOREVER
+        ]
+    }
+
+
+def gunicorn():
+    """A worker writes down when it was last alive. Where the agent does so for one that is stopped, nobody ends it."""
+    for worker in running("gunicorn.workers.base", "init_process"):
+        if not is_kept_alive():
+            worker = worker["self"]
+            last, now = worker.tmp.last_update(), time.monotonic()
+            # By the calendar, until release 20.
+            age = now - last if last <= now else time.time() - last
+            yield "gunicorn", worker.timeout * 2, age  # It is told half of it.
+
+
+def uvicorn():
+    """A worker of several has a thread that answers its master, with or without the agent's help."""
+    for worker in running("uvicorn._subprocess", "subprocess_started"):
+        answers = any(named(thread.get("_target")) == ANSWERING for thread in all_threads())
+        if answers and not is_kept_alive():
+            yield "uvicorn", getattr(worker["config"], "timeout_worker_healthcheck", 5), 0
+
+
+def celery():
+    """The task's limits, or those that the pool has for all. The pool is in the frames that have forked the worker."""
+    for pool in running("billiard.pool", "_create_worker_process"):
+        for task in running("celery.app.trace", "trace_task"):
+            if "time_start" in task:
+                hard, soft = task["task_request"].timelimit or (None, None)
+                age = time.monotonic() - task["time_start"]
+                yield "celery", hard or task["task"].time_limit or pool["self"].timeout, age
+                yield "celerySoft", soft or task["task"].soft_time_limit or pool["self"].soft_timeout, age
+            return
+
+
+def pytest_signal():
+    """pytest-timeout's alarm for the test that runs."""
+    handler, left = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0]
+    if left and getattr(handler, "__module__", None) == "pytest_timeout":
+        settings = dict(zip(handler.__code__.co_freevars, handler.__closure__))["settings"].cell_contents
+        if not sees_debugger(settings):
+            yield "pytestSignal", settings.timeout, max(settings.timeout - left, 0)
+
+
+def pytest_thread():
+    """pytest-timeout's thread for the test that runs."""
+    for thread in all_threads():
+        if named(thread.get("function")) == TIMING and not thread["finished"].is_set():
+            if not sees_debugger(thread["args"][1]):
+                yield "pytestThread", thread["interval"], attempt(thread_age, thread["_native_id"]) or 0
+
+
+def sees_debugger(settings):
+    """pytest-timeout lets a test be that a debugger is in. Its older releases see none from Python 3.12 on."""
+    module = sys.modules["pytest_timeout"]
+    looks = not hasattr(sys, "monitoring") or "monitoring" in module.is_debugging.__code__.co_names
+    return (looks or module.SUPPRESS_TIMEOUT) and not getattr(settings, "disable_debugger_detection", False)
+
+
+def torch():
+    """Its heartbeat; that counts anew all the time."""
+    if os.environ.get("TORCH_NCCL_ENABLE_MONITORING", "1").lower() not in ("0", "f", "false", "n", "no"):
+        yield "torch", float(os.environ.get("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", 0)), 0
+
+
+#: What the thread of uvicorn's worker runs that answers its master.
+ANSWERING = ("uvicorn.supervisors.multiprocess", "Process.always_pong")
+#: What that of pytest-timeout runs.
+TIMING = ("pytest_timeout", "timeout_timer")
+
+
+def is_kept_alive():
+    """Does the agent let a worker that is stopped appear alive?"""
+    return hasattr(type(get_global_debugger()).set_suspend, "agent")
+
+
+def running(module, function):
+    """The variables of the frames of the main thread that run a function of a module, which is no module of the user."""
+    if module in sys.modules:
+        from _pydev_bundle._pydev_saved_modules import threading
+
+        frame = sys._current_frames().get(threading.main_thread().ident)
+        while frame is not None:
+            if frame.f_code.co_name == function and frame.f_globals.get("__name__") == module:
+                yield frame.f_locals
+            frame = frame.f_back
+
+
+def all_threads():
+    """The attributes of all threads as they are stored, see `threads`."""
+    from _pydev_bundle._pydev_saved_modules import threading
+
+    return [object.__getattribute__(thread, "__dict__") for thread in threading._active.copy().values()]
+
+
+def named(function):
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+
+def thread_age(native_id):
+    """For how many seconds a thread runs, as the kernel has it."""
+    with open("/proc/self/task/%d/stat" % native_id, "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 # ---- the report ------------------------------------------------------------------------------------------------

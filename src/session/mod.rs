@@ -38,6 +38,7 @@ use crate::breakpoints::{Changed, Configuration};
 use crate::client;
 use crate::hub::{Hub, Reason};
 use crate::link::Link;
+use crate::monitor::Watchdog;
 use crate::pump::{End, Peer, last_flush, pump};
 use crate::selector::Subject;
 use crate::wire::{Error, Message, Outbox};
@@ -68,6 +69,10 @@ pub const INBOX: usize = 2 * 1024;
 /// How long a process that said it will be replaced (`exec`) may take to come back on a new connection.
 /// A program that is not Python never does, and pydevd cannot tell; then the session ends after this time.
 pub const REPLACEMENT_WAIT: Duration = Duration::from_secs(15);
+
+/// How long a process may take to end after a stop that has lasted too long: a signal may make it try to end by itself,
+/// and another come when it does not; or who is to end it was stopped with it. One that ends later has ended by itself.
+const ENDING_WAIT: Duration = Duration::from_secs(10);
 
 /// How often to look meanwhile whether the process lives at all.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -103,6 +108,8 @@ pub struct Info {
     pub ended: Option<Timestamp>,
     /// How it ended, where that is known.
     pub exit: Option<i64>,
+    /// By whom it was ended most likely, if it had been stopped for longer than somebody has patience: what it did.
+    pub ending: Option<String>,
     /// Whether it is one of multiprocessing's own processes, which nobody means to debug.
     pub helper: bool,
     /// How many clients watch it.
@@ -116,9 +123,6 @@ pub struct Info {
     /// The parts of its work that it tells of.
     #[serde(rename = "debugSessions")]
     pub debug_sessions: DebugSessions,
-    /// Whether an agent is, or was, in its process.
-    #[serde(skip)]
-    pub has_agent: bool,
     /// Where it stands among all sessions.
     pub order: Order,
     /// What is the same in two connections of one process and differs between any two processes.
@@ -185,6 +189,9 @@ pub struct Stopped {
     /// Which of the session's stops it is: two at one place are two.
     #[serde(skip)]
     pub number: u64,
+    /// Who ends the process if it stays so, as it says itself once the monitor has asked.
+    #[serde(skip)]
+    pub watchdogs: Vec<Watchdog>,
 }
 
 impl Info {
@@ -359,8 +366,10 @@ struct Session {
     terminating: bool,
     /// How many stops there were, to tell one from another.
     stops: u64,
-    /// Who last made the process run.
+    /// Who last made the process run; none if it did by itself.
     resumed_by: Option<Owner>,
+    /// Whose limit was over when the last stop ended, when that was, and whether somebody had let the process run.
+    culprit: Option<(String, Instant, bool)>,
     /// Somebody has asked for a pause or a step, and no stop has come since.
     is_stop_awaited: bool,
     /// A verb wants the process to stop, or to make a step, or a breakpoint of the daemon's own was hit: it stays
@@ -536,6 +545,7 @@ impl Session {
             terminating: false,
             stops: 0,
             resumed_by: None,
+            culprit: None,
             is_stop_awaited: false,
             is_wanted_stopped: false,
             is_undoing: false,
@@ -655,7 +665,6 @@ impl Session {
         self.former.clear();
         self.locating.clear();
         self.held_parts.clear();
-        self.resumed_by = None;
         self.naming = Naming::default();
         self.is_stop_awaited = false;
         self.is_undoing = false;
@@ -671,15 +680,19 @@ impl Session {
             self.answer_lost(pending);
         }
         self.publish();
+        self.resumed_by = None;
     }
 
     /// The process is gone, or the daemon stops: everybody is told, and the session goes to the history.
     fn end(&mut self) {
         self.lose_link(Stage::Ended);
+        let ending = self.ending();
         for watcher in &self.watchers {
-            watcher
-                .client
-                .tell(self.handle.id, client::FromSession::Ended);
+            let tell = |mail| watcher.client.tell(self.handle.id, mail);
+            if let Some(ending) = &ending {
+                tell(client::FromSession::Notice(format!("the process {ending}")));
+            }
+            tell(client::FromSession::Ended);
         }
         self.watchers.clear();
         if let Some(agent) = self.dormancy.agent.take() {
@@ -688,6 +701,7 @@ impl Session {
         }
         self.handle.update(|info| {
             info.ended = Some(Timestamp::now());
+            info.ending = ending;
             info.debug_sessions.cut_off();
             tracing::info!(session = %info.id, pid = info.pid, name = info.name, "process ended");
         });
@@ -695,8 +709,23 @@ impl Session {
         self.hub.close(&self.handle);
     }
 
+    /// By whom the process was ended most likely, if it was not by itself or by us.
+    fn ending(&mut self) -> Option<String> {
+        let (culprit, since, is_resumed) = self.culprit.take()?;
+        let is_ours = self.terminating || self.hub.stop.is_cancelled();
+        // A signal may have made it end by itself, if nobody let it run.
+        let by_itself = is_resumed && (self.goodbye || self.is_exiting);
+        if is_ours || by_itself || since.elapsed() > ENDING_WAIT {
+            return None;
+        }
+        let when = if is_resumed { "after" } else { "while" };
+        Some(format!(
+            "ended {when} it was stopped, most likely by {culprit}"
+        ))
+    }
+
     /// Brings what is publicly known up to date, and tells those who want to know.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let clients = self.watchers.len();
         let state = match self.stage {
             Stage::Dormant => State::Dormant,
@@ -717,8 +746,14 @@ impl Session {
             let is_same_stop = old.map(|old| (old.thread, &*old.reason, old.number))
                 == stop.map(|stop| (stop.thread_id, &*stop.reason, self.stops));
             let is_same = is_same_stop && (info.clients, info.state) == (clients, state);
+            if !is_same_stop {
+                let now = Instant::now();
+                let ended = old.filter(|_| stop.is_none());
+                let culprit =
+                    ended.and_then(|old| Watchdog::culprit(&old.watchdogs, now.into_std()));
+                self.culprit = culprit.map(|culprit| (culprit, now, self.resumed_by.is_some()));
+            }
             (info.clients, info.state) = (clients, state);
-            info.has_agent = self.dormancy.is_known;
             if !is_same_stop {
                 info.stopped = stop.map(|stop| Stopped {
                     thread: stop.thread_id,
@@ -727,6 +762,7 @@ impl Session {
                     line: None,
                     all_threads: stop.all_threads_stopped,
                     number: self.stops,
+                    watchdogs: Vec::new(),
                 });
             }
             !is_same
@@ -835,13 +871,13 @@ impl Info {
             started: Timestamp::now(),
             ended: None,
             exit: None,
+            ending: None,
             helper: false,
             clients: 0,
             python: None,
             debugpy: None,
             argv: Vec::new(),
             debug_sessions: DebugSessions::default(),
-            has_agent: false,
             order: Default::default(),
             number: 1,
             identity: None,

@@ -267,7 +267,7 @@ impl Session {
     pub(super) fn resume_all(&mut self, out: &mut Outbox) {
         self.is_wanted_stopped = false;
         if self.threads.any_stopped() {
-            self.resumed_by = None;
+            self.resumed_by = Some(Owner::Daemon);
             self.threads.on_resume_sent();
             self.ask(
                 Message::request("continue", json!({ "threadId": "*" })),

@@ -291,6 +291,7 @@ fn session(row: &Value) -> [String; 7] {
         &row["owner"]
     };
     let error = match (&row["error"]["message"], row["exit"].as_i64()) {
+        (Value::Null, _) if row["ending"].is_string() => word(&row["ending"]),
         (Value::Null, None | Some(0)) => String::new(),
         (Value::Null, Some(code)) => format!("exit code {code}"),
         (message, _) => word(message),

@@ -26,6 +26,8 @@ struct Row {
     started: Option<String>,
     /// A code or the name of a signal; anything else is not shown.
     exit: Option<serde_json::Value>,
+    /// By whom it was ended, in words.
+    ending: Option<String>,
     clients: Option<Clients>,
 }
 
@@ -106,11 +108,13 @@ impl Row {
             };
             return place + reason.as_deref().unwrap_or_default();
         }
-        match &self.exit {
-            Some(serde_json::Value::Number(code)) => format!("exit {code}"),
-            Some(serde_json::Value::String(text)) => format!("exit {text}"),
-            _ => String::new(),
-        }
+        let exit = match &self.exit {
+            Some(serde_json::Value::Number(code)) => Some(format!("exit {code}")),
+            Some(serde_json::Value::String(text)) => Some(format!("exit {text}")),
+            _ => None,
+        };
+        let parts: Vec<String> = exit.into_iter().chain(self.ending.clone()).collect();
+        parts.join(", ")
     }
 }
 
@@ -145,7 +149,11 @@ mod tests {
                  "clients": [{"id": 1}], "started": "2026-01-02T03:07:00Z",
                  "stopped": {"thread": 1, "reason": "breakpoint", "file": "/x/train.py", "line": 12}},
                 {"id": "00000000-0000-0000-0000-000000000003", "pid": 7, "name": "lost\u001b[2J",
-                 "order": [1, 3], "state": "ended", "exit": 137}
+                 "order": [1, 3], "state": "ended", "exit": 137},
+                {"id": "00000000-0000-0000-0000-000000000004", "pid": 8, "name": "wsgi",
+                 "order": [4], "state": "ended", "exit": 137, "ending": "ended by gunicorn"},
+                {"id": "00000000-0000-0000-0000-000000000005", "pid": 9, "name": "wsgi",
+                 "order": [5], "state": "ended", "exit": null, "ending": "ended by gunicorn"}
             ]}"#,
         )
         .unwrap();
@@ -157,6 +165,8 @@ ID        PID      NAME        STATE    CLIENTS  STARTED  WHERE
 3fa85f64  41       train.py    running  2        3m12s
 00000000  1234567    worker-0  stopped  1        18s      /x/train.py:12 breakpoint
 00000000  7        lost\u{fffd}[2J    ended    -        -        exit 137
+00000000  8        wsgi        ended    -        -        exit 137, ended by gunicorn
+00000000  9        wsgi        ended    -        -        ended by gunicorn
 "
         );
     }

@@ -23,6 +23,7 @@ impl Pydevd {
                 assert_eq!(argument, "None");
                 self.stacks()
             }
+            "watchdogs" => json!({ "watchdogs": self.watchdogs }),
             "evaluate" => {
                 // The literal is a JSON text but for this.
                 let argument = argument.replace("\\x40", "@");

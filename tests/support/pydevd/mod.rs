@@ -60,6 +60,8 @@ pub struct Pydevd {
     pub report: Value,
     /// What there is in `__main__`: names and values.
     pub globals: HashMap<String, String>,
+    /// Who ends it when it is stopped, as the guard says.
+    pub watchdogs: Vec<Value>,
     attached: bool,
     /// It was paused before user code was let go.
     pauses_at_first_line: bool,
@@ -82,6 +84,7 @@ impl Pydevd {
             released: false,
             report: Value::Null,
             globals: HashMap::new(),
+            watchdogs: Vec::new(),
             attached: false,
             pauses_at_first_line: false,
             things: HashMap::new(),
