@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 use support::http::send;
 use support::python::{clean, suite};
+use support::report::report;
 use support::wait::within;
 use support::{Client, Daemon, Ended, Program, Python, Script, Stopped, own_port};
 use tokio::io::AsyncReadExt;
@@ -584,6 +585,7 @@ async fn outlives_the_timeout(name: &str, beginning: &str, more: &str) {
     let answer = request.await.expect("it does not panic");
     assert!(answer.ends_with("answer: 42\n"), "{answer}");
     assert!(runs(pid));
+    nobody_threatens(&daemon).await;
     program.signal(Signal::TERM);
     assert_eq!(program.wait().await.code, 0);
     nothing_stays(&daemon).await;
@@ -708,6 +710,309 @@ async fn a_launcher_of_ranks() {
     assert_eq!(program.wait().await.code, 0);
     no_more_hits(&mut client).await;
     nothing_stays(&daemon).await;
+}
+
+// Who ends what is stopped: what the program says of itself is what happens.
+
+/// A daemon that notices early that something is wrong.
+async fn watchful() -> Daemon {
+    Daemon::with(&["--monitor-interval", "0.1"]).await
+}
+
+/// The command as somebody starts it who knows debugpy alone: there is no agent.
+fn by_debugpy(daemon: &Daemon, example: &Example) -> Program {
+    let connect = daemon.connect();
+    let words = ["python", "-X", "frozen_modules=off", "-m", "debugpy"];
+    let words = words.into_iter().chain(["--connect", &connect, "-m"]);
+    let words: Vec<String> = words.map(String::from).collect();
+    let words = [words, example.words.clone()].concat();
+    Program::start(command(None, example.python, &example.root(), &words))
+}
+
+/// What the report says of watchdogs, now or before.
+fn watchdogs(report: &Value) -> Vec<String> {
+    let findings = report["findings"].as_array().expect("it lists findings");
+    let kind = |one: &&Value| one["kind"] == "watchdog";
+    let message = |one: &Value| one["message"].as_str().expect("a text").to_owned();
+    findings.iter().filter(kind).map(message).collect()
+}
+
+/// Waits until somebody is found to threaten a process with this.
+async fn threatened(daemon: &Daemon, what: &str) {
+    let is_said = |report: &Value| watchdogs(report).iter().any(|it| it.contains(what));
+    report(daemon, what, is_said).await;
+}
+
+/// Nobody has been found to threaten anything.
+async fn nobody_threatens(daemon: &Daemon) {
+    let report = report(daemon, "a report", |_| true).await;
+    assert_eq!(watchdogs(&report), Vec::<String>::new());
+}
+
+/// The process that is stopped.
+async fn pid_of(client: &mut Client, stopped: &Stopped) -> i64 {
+    let frame = client.stack(stopped.thread).await.swap_remove(0);
+    let pid = client.evaluate("__import__('os').getpid()", &frame).await;
+    pid.parse().expect("a pid")
+}
+
+/// Waits for the end of a process: what is said of it, and what the client's console says.
+async fn ending(daemon: &Daemon, client: &mut Client, pid: i64) -> String {
+    let ended = async {
+        loop {
+            let all = sessions(daemon).await;
+            let mut ended = all.into_values().filter(|it| it["state"] == "ended");
+            if let Some(session) = ended.find(|session| session["pid"] == pid) {
+                return session;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let session = within("the end of the process", ended).await;
+    let ending = session["ending"].as_str().unwrap_or_default().to_owned();
+    let said = format!("the process {ending}\n");
+    let is_said = |body: &Value| {
+        body["output"]
+            .as_str()
+            .is_some_and(|it| it.ends_with(&said))
+    };
+    client.event_where("output", is_said).await;
+    ending
+}
+
+/// A worker that is stopped is ended by its master, where no agent speaks for it.
+async fn is_ended_by_its_master(name: &str, beginning: &str, more: &str, threat: &str, by: &str) {
+    let Some(server) = Server::new(name, beginning, more) else {
+        return;
+    };
+    // Found in the directory where it is started.
+    let settings = server.example.root().join("gunicorn.conf.py");
+    fs::write(settings, "timeout = 4\ngraceful_timeout = 2\n").expect("it can be written");
+    let daemon = watchful().await;
+    let mut client = server.example.attach(&daemon, json!({})).await;
+    let mut program = by_debugpy(&daemon, &server.example);
+    let request = server.request();
+    let stopped = hit(&mut client, server.example.line()).await;
+    // It would be made again.
+    request.abort();
+    let pid = pid_of(&mut client, &stopped).await;
+    threatened(&daemon, threat).await;
+    let ending = ending(&daemon, &mut client, pid).await;
+    assert_eq!(
+        ending,
+        format!("ended while it was stopped, most likely by {by}")
+    );
+    program.signal(Signal::TERM);
+    program.wait().await;
+    nothing_stays(&daemon).await;
+}
+
+#[tokio::test]
+async fn gunicorn_ends_a_stopped_worker_that_has_no_agent() {
+    is_ended_by_its_master(
+        "wsgi_app.py",
+        "gunicorn ",
+        "--bind 127.0.0.1:PORT",
+        "gunicorn kills a worker that is silent for 4.0 s (--timeout 4)",
+        "gunicorn (--timeout 4)",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn uvicorn_ends_a_stopped_worker_that_has_no_agent() {
+    is_ended_by_its_master(
+        "asgi_app.py",
+        "uvicorn --app-dir examples --workers ",
+        "--timeout-worker-healthcheck 4 --port PORT",
+        "uvicorn kills a worker that does not answer for 4.0 s",
+        "uvicorn (--timeout-worker-healthcheck 4)",
+    )
+    .await;
+}
+
+/// Celery's worker ends the process that is stopped in a task. The example's task has these options and its application
+/// these settings.
+async fn celery_ends(options: &str, settings: &str, arguments: &str, has_agent: bool, limit: &str) {
+    let Some(python) = Python::with_frameworks() else {
+        return;
+    };
+    let mut example = Example::new(python, "celery_app.py", "celery ");
+    if !arguments.is_empty() {
+        example = example.and(arguments);
+    }
+    let source = fs::read_to_string(example.script.path()).expect("it is there");
+    let (task, ask) = ("@app.task(name=\"square\"", "if __name__");
+    assert!(source.contains(task) && source.contains(ask));
+    let source = source.replace(task, &format!("{task}{options}"));
+    let source = source.replace(ask, &format!("{settings}\n{ask}"));
+    fs::write(example.script.path(), source).expect("it can be written");
+
+    let daemon = watchful().await;
+    let mut client = example.attach(&daemon, json!({})).await;
+    let mut worker = match has_agent {
+        true => example.start(Some(&daemon)),
+        false => by_debugpy(&daemon, &example),
+    };
+    let ask = ["python", "examples/celery_app.py"].map(String::from);
+    let mut task = Program::start(command(None, python, &example.root(), &ask));
+    let stopped = hit(&mut client, example.line()).await;
+    let pid = pid_of(&mut client, &stopped).await;
+    let threat = format!("celery kills a worker whose task takes {limit}.0 s (time_limit {limit})");
+    threatened(&daemon, &threat).await;
+    let ending = ending(&daemon, &mut client, pid).await;
+    let by = format!("celery (time_limit {limit})");
+    assert_eq!(
+        ending,
+        format!("ended while it was stopped, most likely by {by}")
+    );
+    let ended = task.wait().await;
+    assert!(ended.stderr.contains("TimeLimitExceeded"), "{ended:?}");
+    worker.signal(Signal::TERM);
+    worker.wait().await;
+    nothing_stays(&daemon).await;
+}
+
+#[tokio::test]
+async fn celery_ends_a_task_that_is_stopped_by_its_command_line() {
+    celery_ends("", "", "--time-limit 4", true, "4").await;
+}
+
+#[tokio::test]
+async fn celery_ends_a_task_that_is_stopped_by_the_task_itself() {
+    celery_ends(", time_limit=4", "", "--time-limit 60", true, "4").await;
+}
+
+#[tokio::test]
+async fn celery_ends_a_task_that_is_stopped_by_its_settings() {
+    celery_ends("", "app.conf.task_time_limit = 4", "", false, "4").await;
+}
+
+/// A test that has stopped under pytest-timeout.
+struct StoppedTest {
+    daemon: Daemon,
+    client: Client,
+    stopped: Stopped,
+    pid: i64,
+    program: Program,
+    _example: Example,
+}
+
+impl StoppedTest {
+    /// With these settings in pytest's own file, and an option; `None` where this machine lacks the interpreter.
+    async fn new(settings: &str, option: &str) -> Option<StoppedTest> {
+        let python = Python::with_frameworks()?;
+        let source = format!("def test():\n    assert True  {BREAK}\n");
+        let settings = format!("[pytest]\n{settings}\n");
+        let script = Script::new("tests/test_it.py", &source).with("pytest.ini", &settings);
+        let words = ["pytest", "-q", "-p", "no:cacheprovider", option, "tests"];
+        let example = Example {
+            python,
+            script,
+            words: words.map(String::from).into(),
+        };
+        let daemon = watchful().await;
+        let mut client = example.attach(&daemon, json!({})).await;
+        let program = example.start(Some(&daemon));
+        let stopped = hit(&mut client, example.line()).await;
+        let pid = pid_of(&mut client, &stopped).await;
+        Some(StoppedTest {
+            daemon,
+            client,
+            stopped,
+            pid,
+            program,
+            _example: example,
+        })
+    }
+
+    /// How many seconds are left until the alarm, as Python writes it.
+    async fn left(&mut self) -> String {
+        let frame = self.client.stack(self.stopped.thread).await.swap_remove(0);
+        let left = "__import__('signal').getitimer(0)[0]";
+        self.client.evaluate(left, &frame).await
+    }
+}
+
+#[tokio::test]
+async fn pytest_timeout_ends_a_test_that_was_stopped_if_it_is_to_ignore_debuggers() {
+    let settings = "timeout = 2\ntimeout_method = thread";
+    let option = "--timeout-disable-debugger-detection";
+    let Some(mut test) = StoppedTest::new(settings, option).await else {
+        return;
+    };
+    let threat = "pytest-timeout ends pytest if a test takes 2.0 s (timeout 2): that was";
+    threatened(&test.daemon, threat).await;
+    // Its thread is stopped too.
+    test.client.continue_(test.stopped.thread).await;
+    let ending = ending(&test.daemon, &mut test.client, test.pid).await;
+    let expected = "ended after it was stopped, most likely by pytest-timeout (timeout 2)";
+    assert_eq!(ending, expected);
+    assert_eq!(test.program.wait().await.code, 1);
+}
+
+#[tokio::test]
+async fn pytest_timeout_breaks_off_a_test_that_is_stopped_if_it_is_to_ignore_debuggers() {
+    let settings = "timeout = 4\ntimeout_method = signal";
+    let option = "--timeout-disable-debugger-detection";
+    let Some(mut test) = StoppedTest::new(settings, option).await else {
+        return;
+    };
+    let threat = "pytest-timeout breaks off a test that takes 4.0 s (timeout 4)";
+    threatened(&test.daemon, threat).await;
+    test.client.event("continued").await;
+    // pydevd says so, but holds the thread in whose stop the exception has come.
+    for verb in ["pause", "continue"] {
+        let (status, answer) = test.daemon.verb(verb, json!({})).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let ended = test.program.wait().await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stdout.contains("Timeout (>4.0s)"), "{ended:?}");
+    let all = sessions(&test.daemon).await;
+    let ending = |session: &Value| session["ending"].is_null();
+    assert!(all.values().all(ending), "{all:?}");
+}
+
+#[tokio::test]
+async fn pytest_timeout_lets_a_test_be_that_is_stopped() {
+    let settings = "timeout = 3\ntimeout_method = signal";
+    let Some(mut test) = StoppedTest::new(settings, "--strict-markers").await else {
+        return;
+    };
+    assert_ne!(test.left().await, "0.0");
+    let over = async { while test.left().await != "0.0" {} };
+    within("the alarm", over).await;
+    test.client.continue_(test.stopped.thread).await;
+    let ended = test.program.wait().await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    nobody_threatens(&test.daemon).await;
+    let all = sessions(&test.daemon).await;
+    let session = all.values().find(|session| session["pid"] == test.pid);
+    assert!(session.expect("it is there")["ending"].is_null(), "{all:?}");
+}
+
+/// Variables that a program sets itself nobody sees from outside.
+#[tokio::test]
+async fn torch_says_for_how_long_it_waits() {
+    let name = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC";
+    let source = format!("import os\nos.environ['{name}'] = '50'\nprint('here')  {BREAK}\n");
+    for python in Python::all() {
+        eprintln!("{python}");
+        let script = Script::new("train.py", &source);
+        let daemon = watchful().await;
+        let mut client = Client::start(&daemon)
+            .arguments(&json!({ "view": "merged" }))
+            .breakpoints(script.path(), &[script.line(BREAK)])
+            .attached()
+            .await;
+        let mut program = python.debug(&daemon, &script, &[]);
+        let stopped = hit(&mut client, script.line(BREAK)).await;
+        let threat = format!("ends a process whose NCCL watchdog is silent for 50 s ({name} 50)");
+        threatened(&daemon, &threat).await;
+        client.continue_(stopped.thread).await;
+        assert_eq!(program.wait().await.code, 0);
+    }
 }
 
 // The tests of others, which look closely at the processes that they start.
