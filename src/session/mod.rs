@@ -714,7 +714,8 @@ impl Session {
         let (culprit, since, is_resumed) = self.culprit.take()?;
         let is_ours = self.terminating || self.hub.stop.is_cancelled();
         // A signal may have made it end by itself, if nobody let it run.
-        let by_itself = is_resumed && (self.goodbye || self.is_exiting);
+        let is_well = self.handle.info().exit == Some(0);
+        let by_itself = is_well || is_resumed && (self.goodbye || self.is_exiting);
         if is_ours || by_itself || since.elapsed() > ENDING_WAIT {
             return None;
         }
