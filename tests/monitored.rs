@@ -1102,3 +1102,158 @@ async fn a_program_names_its_own_locks() {
         quiet(&program.wait().await);
     }
 }
+
+const ODD: &str = "\
+import _thread, asyncio, contextlib, multiprocessing, sys, threading, time, dbgproxy
+from dbgproxy import _monitor
+
+def told(name=None):
+    rows = _monitor.Monitor(frozenset(['locks']), 1.0).sample_locks(time.monotonic(), {})['locks']
+    if name is None: return [row for row in rows if row['holders']]
+    return [row for row in rows if row['name'] == name][0]
+
+def here(what):
+    row, = told()
+    file, line = row['holders'][0]['site']
+    assert file == __file__, (what, file, line)
+
+# Several tasks that wait by one wrapper are several.
+lock = dbgproxy.MonitoredLock(threading.Lock(), 'one')
+async def several():
+    async def work():
+        async with lock: pass
+    lock.acquire()
+    tasks = [asyncio.ensure_future(work()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert told('one')['waiterCount'] == 3
+    lock.release()
+    await asyncio.gather(*tasks)
+    assert told('one')['contended'] == 3
+asyncio.run(several())
+# A task that is over is not taken for the thread that takes the lock after it.
+with lock: assert 'leaked' not in told('one'), told('one')
+for named in [dbgproxy.MonitoredLock(threading.Lock(), 'named')._lock]:
+    async def task():
+        async with dbgproxy.monitor_lock('named', named): pass
+    asyncio.run(task())
+    with dbgproxy.monitor_lock('named', named): assert 'leaked' not in told('named')
+# Nor does a coroutine wait for what its own thread holds.
+again = dbgproxy.MonitoredLock(threading.RLock(), 'again')
+async def within():
+    with again:
+        async with again: assert again._is_owned()
+asyncio.run(asyncio.wait_for(within(), 60))
+
+# A thread that `threading` hears of later is the same.
+raw = threading.Lock()
+go, done = _thread.allocate_lock(), _thread.allocate_lock()
+def unknown():
+    with raw:
+        done.release()
+        go.acquire()
+        threading.current_thread()
+        done.release()
+        go.acquire()
+    done.release()
+go.acquire()
+done.acquire()
+_thread.start_new_thread(unknown, ())
+done.acquire()
+monitor = _monitor.Monitor(frozenset(['locks']), 1.0)
+for _ in range(2):
+    rows = monitor.sample_locks(time.monotonic(), {})['locks']
+    assert any(row['holders'] for row in rows) and not any(row.get('leaked') for row in rows), rows
+    go.release()
+    done.acquire()
+# Nor has a thread of C callers, or makers.
+mute = threading.Lock()
+_thread.start_new_thread(mute.acquire, ())
+while not mute.locked(): time.sleep(0.001)
+_thread.start_new_thread(threading.Lock, ())
+mute.release()
+
+# What waits on a Condition does not hold it.
+condition = threading.Condition()
+with condition: condition.wait(0.05)
+assert condition._lock._record.longest == 0.0
+# It has it again where the program waits.
+for condition in (threading.Condition(), threading.Condition(threading.Lock()), multiprocessing.Condition()):
+    with condition:
+        condition.wait(0.01)
+        here(condition)
+shared = multiprocessing.Lock()
+with contextlib.ExitStack() as stack:
+    stack.enter_context(shared)
+    here('a stack')
+assert not told()
+async def given():
+    lock = asyncio.Lock()
+    async with contextlib.AsyncExitStack() as stack:
+        await lock.acquire()
+        stack.callback(lock.release)
+        # Python 3.12 and later run it in the task.
+        if sys.version_info >= (3, 12):
+            lock.release()
+            await asyncio.wait_for(lock.acquire(), 60)
+        here('wait_for')
+    await lock.acquire()
+    try: await asyncio.wait_for(lock.acquire(), 0.01)
+    except asyncio.TimeoutError: pass
+    assert lock._dbgproxy.contended == 1
+asyncio.run(given())
+
+# Locks of others, whose `acquire` is told other things, or nothing.
+class File:
+    def __init__(self): self.bare = _thread.allocate_lock()
+    def acquire(self, timeout=-1):
+        if not self.bare.acquire(True, timeout): raise TimeoutError
+        return self
+    def release(self): self.bare.release()
+    def __enter__(self): return self.acquire()
+    def __exit__(self, *error): self.release()
+class Bare:
+    def __init__(self): self.bare = _thread.allocate_lock()
+    def acquire(self): self.bare.acquire()
+    def release(self): self.bare.release()
+for inner in (File(), Bare()):
+    other = dbgproxy.MonitoredLock(inner, 'other')
+    other.acquire()
+    here(inner)
+    waits = threading.Thread(target=lambda: (other.__enter__(), other.__exit__(None, None, None)))
+    waits.start()
+    while told('other')['waiterCount'] < 1: time.sleep(0.001)
+    other.release()
+    waits.join()
+    with other as got: assert inner.bare.locked() and got is (inner if type(inner) is File else None)
+    assert not inner.bare.locked() and told('other')['acquisitions'] == 3, told('other')
+    del other, waits
+class Remote:
+    def __init__(self): self.bare = asyncio.Lock()
+    async def acquire(self): return await self.bare.acquire()
+    async def release(self): self.bare.release()
+    async def locked(self): return self.bare.locked()
+async def remote():
+    inner = Remote()
+    other = dbgproxy.MonitoredLock(inner, 'remote')
+    for _ in range(2):
+        async with other: assert inner.bare.locked() and told('remote')['holders']
+        assert not inner.bare.locked() and not told('remote')['holders']
+    assert await other.acquire() and await other.release() is None and not inner.bare.locked()
+    assert told('remote')['contended'] == 0
+asyncio.run(remote())
+print('true')
+";
+
+#[tokio::test]
+async fn what_is_told_of_locks_is_true_and_locks_of_any_kind_work() {
+    let script = Script::new("odd.py", ODD);
+    for python in Python::all() {
+        eprintln!("{python}");
+        // Nobody else looks.
+        let mut command = attached(python, "127.0.0.1:1", Some("locks")).await;
+        command.arg(script.path());
+        let ended = Program::start(command).wait().await;
+        quiet(&ended);
+        assert_eq!(ended.stdout, "true\n");
+    }
+}

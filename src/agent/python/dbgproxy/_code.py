@@ -74,8 +74,8 @@ def text(value, limit=TEXT):
 
 
 def outside(frame):
-    """The nearest caller that is not one of the library's, if there is one."""
+    """The nearest caller that is not one of the library's, if there is one before the event loop."""
     found = frame
     while found is not None and is_library(found.f_code):
-        found = found.f_back
+        found = None if found.f_code.co_name == "_run_once" else found.f_back
     return found or frame

@@ -33,6 +33,7 @@ def entering(record, take, is_mine=None):
             return take()
         if take(False):
             record.owner = get_ident()
+            record.task = None
             record.since = monotonic()
             frame = getframe(1)
             record.at_code = frame.f_code
@@ -99,10 +100,14 @@ class MonitoredLock(metaclass=Kind):
         return MonitoredLock, (self._lock, self._record.name)
 
     def acquire(self, *args, **kwargs):
+        try:
+            frame = getframe(1)
+        except ValueError:
+            frame = NOWHERE
         if not args and not kwargs and self._try(False):
-            self._record.took(getframe(1))
+            self._record.took(frame)
             return True
-        return self._record.take(self._try, args, kwargs, getframe(1))
+        return self._record.take(self._try, args, kwargs, frame)
 
     def _enter_from(self, frame):
         return self._record.take(self._try, (), {}, frame)
@@ -111,19 +116,21 @@ class MonitoredLock(metaclass=Kind):
         """In a coroutine it waits without blocking the loop, so it has to try again and again."""
         import asyncio
 
-        delay, ident, frame = 0.001, id(self), outside(getframe(1))
-        code, lasti = frame.f_code, frame.f_lasti
+        frame = outside(getframe(1))
+        # Not the wrapper, by which several tasks may wait.
+        delay, at = 0.001, _At(frame.f_code, frame.f_lasti)
+        del frame
         task = current_task()
         begun = monotonic()
         try:
             while not self._try(False):
-                self._record.waiters[ident] = (get_ident(), task, begun, code, lasti)
+                self._record.waiters[id(at)] = (get_ident(), task, begun, at.f_code, at.f_lasti)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, TRY)
         finally:
-            if self._record.waiters.pop(ident, None):
+            if self._record.waiters.pop(id(at), None):
                 self._record.contended += 1
-        self._record.took(_At(code, lasti), task)
+        self._record.took(at, task)
 
     async def __aexit__(self, kind, error, traceback):
         self.__exit__(kind, error, traceback)
@@ -149,6 +156,10 @@ class _At:
         self.f_code, self.f_lasti = code, lasti
 
 
+#: Where somebody is whom C code calls in a thread of its own.
+NOWHERE = _At(None, 0)
+
+
 class WrappedLock(MonitoredLock):
     """Around a `threading.Lock`."""
 
@@ -162,6 +173,11 @@ class WrappedLock(MonitoredLock):
     _is_owned = locked
     acquire_lock = property(attrgetter("acquire"))
     release_lock = property(attrgetter("release"))
+    # What a Condition does without it, but for whoever waits.
+    _release_save = property(attrgetter("_lock.release"))
+
+    def _acquire_restore(self, state):
+        self._record.take(self._try, (), {}, outside(getframe(1)))
 
     def _at_fork_reinit(self):
         self._lock._at_fork_reinit()
@@ -195,6 +211,7 @@ class NamedLock(WrappedLock):
         if lock.acquire(False):
             record = self._record
             record.owner = get_ident()
+            record.task = None
             record.since = monotonic()
             frame = getframe(1)
             record.at_code = frame.f_code
@@ -214,7 +231,11 @@ class WrappedRLock(_Whole):
     def acquire(self, *args, **kwargs):
         if self._is_mine():
             return self._try(*args, **kwargs)
-        return self._record.take(self._try, args, kwargs, getframe(1))
+        try:
+            frame = getframe(1)
+        except ValueError:
+            frame = NOWHERE
+        return self._record.take(self._try, args, kwargs, frame)
 
     def _enter_from(self, frame):
         return self._try() if self._is_mine() else self._record.take(self._try, (), {}, frame)
@@ -222,7 +243,7 @@ class WrappedRLock(_Whole):
     async def __aenter__(self):
         if self._is_mine():
             # Of this thread, but maybe of another task, which gives it back while this one waits.
-            while self._is_mine() and self._record.task != current_task():
+            while self._is_mine() and self._record.task not in (None, current_task()):
                 import asyncio
 
                 await asyncio.sleep(0.001)
@@ -230,6 +251,11 @@ class WrappedRLock(_Whole):
                 self._try()
                 return
         await MonitoredLock.__aenter__(self)
+
+    def _release_save(self):
+        # Before it is free. This hold is over: who takes it next has not waited for it.
+        self._record.owner, self._record.since = 0, 0.0
+        return self._lock._release_save()
 
     def _acquire_restore(self, state):
         restore = self._lock._acquire_restore
@@ -246,6 +272,21 @@ class _Other(_Whole):
     """Around whatever else has `acquire` and `release`. Nobody can ask it whether it is held: that is noted."""
 
     __slots__ = ()
+
+
+class _Waiting(_Other):
+    """Around one that cannot be tried: whoever takes it is told as one who waits."""
+
+    __slots__ = ()
+
+    def acquire(self, *args, **kwargs):
+        return self._record.ask(self._try, args, kwargs, outside(getframe(1)))
+
+    def _enter_from(self, frame):
+        return self._record.ask(getattr(self._lock, "__enter__", self._try), (), {}, frame)
+
+    async def __aenter__(self):
+        raise TypeError("it would block the loop: use `with`")
 
 
 class _Async(_Whole):
@@ -265,12 +306,18 @@ class _Async(_Whole):
     async def __aenter__(self):
         await take_async(self._record, self._lock, self._try, outside(getframe(1)))
 
+    async def __aexit__(self, kind, error, traceback):
+        given = self.release()
+        if hasattr(given, "__await__"):
+            await given
+
 
 async def take_async(record, lock, acquire, frame):
     at = _At(frame.f_code, frame.f_lasti)
     del frame
     task = current_task()
-    if not (lock.locked() or getattr(lock, "_waiters", None)):
+    says = says_at_once(lock)
+    if says and not (lock.locked() or getattr(lock, "_waiters", None)):
         got = await acquire()
     else:
         key = id(at)
@@ -279,11 +326,31 @@ async def take_async(record, lock, acquire, frame):
             got = await acquire()
         finally:
             record.waiters.pop(key, None)
-        record.contended += 1
-        if record.holders is None:
+            # It may have been free, where that cannot be known.
+            record.contended += says
+        if says and record.holders is None:
             record.was_held(record.since)
-    record.took(at, task)
+    if got or got is None:
+        record.took(at, task)
     return got
+
+
+def says_at_once(lock):
+    """Can it be asked whether it is held?"""
+    return hasattr(lock, "locked") and not is_coroutine(lock, "locked")
+
+
+def is_coroutine(lock, name):
+    flags = getattr(getattr(getattr(type(lock), name, None), "__code__", None), "co_flags", 0)
+    return bool(flags & 0x180)  # CO_COROUTINE or CO_ITERABLE_COROUTINE
+
+
+def can_try(lock):
+    """Does its `acquire` not wait if it is told so first? Those of the library do not."""
+    code = getattr(getattr(type(lock), "acquire", None), "__code__", None)
+    if code is None:
+        return (type(lock).__module__ or "").partition(".")[0] in ("threading", "multiprocessing")
+    return code.co_varnames[1 : code.co_argcount][:1] in (("blocking",), ("block",))
 
 
 def wrap(lock, name=None, frame=None):
@@ -305,10 +372,9 @@ def wrap(lock, name=None, frame=None):
     else:
         package = (kind.__module__ or "").partition(".")[0]
         called = "%s.%s" % (package, kind.__name__)
-        cls, held = _Other, None
-        flags = getattr(getattr(getattr(kind, "acquire", None), "__code__", None), "co_flags", 0)
-        if flags & 0x180 and hasattr(lock, "locked"):  # CO_COROUTINE or CO_ITERABLE_COROUTINE
-            cls, held = _Async, is_locked
+        cls, held = _Other if can_try(lock) else _Waiting, None
+        if is_coroutine(lock, "acquire"):
+            cls, held = _Async, is_locked if says_at_once(lock) else None
         elif hasattr(lock, "_semlock") and "Semaphore" not in kind.__name__ and not hasattr(lock, "notify"):
             cls, held = (WrappedRLock if kind.__name__ == "RLock" else _Whole), is_locked_here
     counts = "Semaphore" in called
@@ -331,12 +397,17 @@ def dress(cls, lock, record):
     is_mine = None
     if cls is WrappedRLock:
         is_mine = self._is_mine = inner._is_owned if inner is lock else inner._is_mine
-    if cls is not _Async:
+    if cls is _Waiting:
+        enter = getattr(lock, "__enter__", lock.acquire)
+        self.__enter__ = lambda: record.ask(enter, (), {}, outside(getframe(1)))
+    elif cls is not _Async:
         self.__enter__ = entering(record, inner.acquire, is_mine)
     if record.is_held is None or cls is _Async:
         give = lock.release if record.is_held is not None else giving(record, lock.release, cls is _Async)
         self.release = give
         self.__exit__ = lambda kind, error, traceback: give() and None
+        if cls is _Waiting and hasattr(lock, "__exit__"):
+            self.__exit__ = giving(record, lock.__exit__, False)
     else:
         self.release = inner.release
         self.__exit__ = inner.__exit__

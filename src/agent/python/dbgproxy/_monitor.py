@@ -207,9 +207,11 @@ class Monitor:
                 found.append((True, now, 0, record.id, record, False))
         found.sort(key=lambda each: each[:4])
         rows = [record_row(each[4], now, each[5], alive, self) for each in found[:ROWS]]
-        rows = list(seen.values())[:ROWS] + lost[-LOST:] + rows
-        total = len(every) + len(seen)
-        return {"total": total, "dropped": _records.left_out + max(len(every) - ROWS, 0), "locks": rows[:ROWS]}
+        first = list(seen.values()) + lost[-LOST:]
+        total = len(first) + len(every)
+        return {
+            "total": total, "dropped": _records.left_out + max(total - ROWS, 0), "locks": (first + rows)[:ROWS],
+        }
 
     def actor(self, ident, task):
         name = None

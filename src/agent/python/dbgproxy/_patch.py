@@ -18,7 +18,7 @@ from _thread import LockType, allocate_lock, get_ident
 from time import monotonic
 
 from . import _records
-from ._code import creator, is_library
+from ._code import creator, is_library, outside
 from ._locks import Kind, NamedLock, OwnLock, WrappedLock, WrappedRLock, dress, entering, getframe, take_async
 from ._process import attempt
 from ._records import (
@@ -108,8 +108,11 @@ def patch_threading(threading):
         __doc__ = LockType.__doc__
 
         def __new__(cls):
-            frame = getframe(1)
             lock = allocate_lock()
+            try:
+                frame = getframe(1)
+            except ValueError:
+                return lock  # C code makes it in a thread of its own.
             if is_library(frame.f_code) or not has_room():
                 return lock
             record = Record(lock, "threading.Lock", title(frame, ""), frame, is_locked)
@@ -197,7 +200,7 @@ def patch_multiprocessing(synchronize):
     own = getframe().f_code.co_filename
     files = (synchronize.__file__, own, os.path.join(os.path.dirname(synchronize.__file__), "context.py"))
     values = os.path.join(os.path.dirname(synchronize.__file__), "sharedctypes.py")
-    condition = synchronize.Condition.__init__.__code__
+    condition, waiting = synchronize.Condition.__init__.__code__, synchronize.Condition.wait.__code__
     #: What these make is their own.
     others = (synchronize.Event.__init__.__code__, synchronize.Barrier.__init__.__code__)
     make_name, make_methods = semlock._make_name, semlock._make_methods
@@ -248,7 +251,10 @@ def patch_multiprocessing(synchronize):
         def acquire(*args, **kwargs):
             if is_mine is not None and is_mine():
                 return inner.acquire(*args, **kwargs)
-            return record.take(inner.acquire, args, kwargs, getframe(1))
+            frame = getframe(1)
+            if frame.f_code is waiting:
+                frame = outside(frame)  # It has it again where the program waits.
+            return record.take(inner.acquire, args, kwargs, frame)
 
         self.acquire = acquire
         self._dbgproxy_enter = entering(record, inner.acquire, is_mine)
@@ -273,24 +279,39 @@ def patch_multiprocessing(synchronize):
     @like(enter)
     def enter_condition(self):
         lock = self._lock
-        record = getattr(lock, "_dbgproxy", None)
-        if record is None or record.again and lock._semlock._is_mine():
+        if getattr(lock, "_dbgproxy", None) is None:
             return enter(self)
-        return record.take(lock._semlock.acquire, (), {}, getframe(1))
+        return enter_from(lock, getframe(1))
+
+    def enter_from(lock, frame):
+        inner, record = lock._semlock, getattr(lock, "_dbgproxy", None)
+        if record is None or record.again and inner._is_mine():
+            return inner.__enter__()
+        return record.take(inner.acquire, (), {}, frame)
 
     synchronize.Condition.__enter__ = enter_condition
     semlock._make_name, semlock._make_methods = name, methods
     for name in ("enter", "exit"):
         setattr(semlock, "_dbgproxy_" + name, Unmonitored("_semlock.__%s__" % (name,)))
-        setattr(semlock, "__%s__" % (name,), Direct(attrgetter("_dbgproxy_" + name)))
+    semlock.__enter__ = Direct(
+        attrgetter("_dbgproxy_enter"), lambda lock: enter_from(lock, outside(getframe(1)))
+    )
+    semlock.__exit__ = Direct(attrgetter("_dbgproxy_exit"), lambda lock, *error: lock.__exit__(*error))
     synchronize.Semaphore.__exit__ = leave
 
 
 class Direct(property):
-    """A method that each object has for itself: a `with` statement finds it without a call of a Python function."""
+    """A method that each object has for itself: a `with` statement finds it without a call of a Python function.
+
+    Who calls the class's, as `ExitStack` does, comes by the other function.
+    """
+
+    def __init__(self, get, called):
+        property.__init__(self, get)
+        self.called = called
 
     def __call__(self, owner, *args):
-        return self.__get__(owner)(*args)
+        return self.called(owner, *args)
 
 
 class Unmonitored:
@@ -301,12 +322,6 @@ class Unmonitored:
 
     def __get__(self, owner, cls=None):
         return self if owner is None else self.get(owner)
-
-
-def outside_of(frame, files):
-    while frame.f_code.co_filename in files and frame.f_back is not None:
-        frame = frame.f_back
-    return frame
 
 
 def patch_asyncio(locks):
@@ -335,7 +350,7 @@ def patch_asyncio(locks):
             record = getattr(self, "_dbgproxy", None)
             if record is None:
                 return await acquire(self)
-            frame = outside_of(getframe(1), here)
+            frame = outside(getframe(1))
             if not counts and not self._locked and not self._waiters:
                 # What `acquire` does first, on every Python.
                 self._locked = True

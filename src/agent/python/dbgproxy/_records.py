@@ -140,6 +140,20 @@ class Record:
             self.timeouts += 1
         return got
 
+    def ask(self, acquire, args, kwargs, frame):
+        """Takes it where nobody can say whether it will have to wait."""
+        ident = get_ident()
+        try:
+            self.waiters[ident] = (ident, None, monotonic(), frame.f_code, frame.f_lasti)
+            got = acquire(*args, **kwargs)
+        finally:
+            self.waiters.pop(ident, None)
+        if got or got is None:
+            self.took(frame)
+        else:
+            self.contended += 1
+        return got
+
     def take(self, acquire, args, kwargs, frame):
         """Takes it as the caller wants it, who may not want to wait, or not for ever."""
         blocking = args[0] if args else kwargs.get("blocking", kwargs.get("block", True))
@@ -314,7 +328,8 @@ def has_other(record, ident):
     """Has the thread's number gone to another thread since the hold was first seen?"""
     thread = getattr(sys.modules.get("threading"), "_active", {}).get(ident)
     ref = nothing if thread is None else weakref.ref(thread)
-    if record.seen is None or record.seen[0] != record.acquisitions:
+    # One that `threading` does not know yet is the same when it does.
+    if record.seen is None or record.seen[0] != record.acquisitions or record.seen[1] is nothing:
         record.seen = (record.acquisitions, ref, getattr(thread, "name", None))
     return record.seen[1]() is not thread
 
