@@ -7,6 +7,7 @@ keeps its lock alive, and nothing keeps the wrapper. This module knows nothing o
 import sys
 import weakref
 
+from itertools import repeat
 from _operator import attrgetter
 from _thread import LockType, RLock as RLockType, allocate_lock, get_ident
 from time import monotonic
@@ -19,6 +20,8 @@ new = object.__new__
 
 #: Seconds at most between two tries of a coroutine to take a lock of threads.
 TRY = 0.05
+#: What an `acquire` is called with that is not to wait, again and again.
+NOT_WAITING = repeat(False)
 
 
 def entering(record, take, is_mine=None):
@@ -26,21 +29,30 @@ def entering(record, take, is_mine=None):
 
     What `Record.took` does stands here again, because each use of a lock would pay for the call.
     take: the lock's own `acquire`. is_mine: says whether this thread has it already.
+
+    A signal whose handler raises must not come between the taking and the `with` block, or nobody would give the lock
+    back. Python looks for signals after a call, and not after a step of an iteration: so the lock is taken by one,
+    and what is to be called is called before.
     """
+    tries = map(take, NOT_WAITING)
 
     def enter():
         if is_mine is not None and is_mine():
-            return take()
-        if take(False):
-            record.owner = get_ident()
-            record.task = None
-            record.since = monotonic()
-            frame = getframe(1)
-            record.at_code = frame.f_code
-            record.at_lasti = frame.f_lasti
-            record.acquisitions += 1
-            return True
-        return record.take(take, (), {}, getframe(1))
+            for got in tries:
+                return got
+        ident, now, frame = get_ident(), monotonic(), getframe(1)
+        code, lasti = frame.f_code, frame.f_lasti
+        for got in tries:
+            if got:
+                record.owner = ident
+                record.task = None
+                record.since = now
+                record.at_code = code
+                record.at_lasti = lasti
+                record.acquisitions += 1
+                return got
+            break
+        return record.take(take, (), {}, frame)
 
     def enter_one_of_many():
         return record.take(take, (), {}, getframe(1))
@@ -207,18 +219,21 @@ class NamedLock(WrappedLock):
     release = property(attrgetter("_lock.release"))
 
     def __enter__(self):
-        lock = self._lock
-        if lock.acquire(False):
-            record = self._record
-            record.owner = get_ident()
-            record.task = None
-            record.since = monotonic()
-            frame = getframe(1)
-            record.at_code = frame.f_code
-            record.at_lasti = frame.f_lasti
-            record.acquisitions += 1
-            return True
-        return self._record.take(lock.acquire, (), {}, getframe(1))
+        # As in `entering`.
+        take, record = self._lock.acquire, self._record
+        ident, now, frame = get_ident(), monotonic(), getframe(1)
+        code, lasti = frame.f_code, frame.f_lasti
+        for got in map(take, NOT_WAITING):
+            if got:
+                record.owner = ident
+                record.task = None
+                record.since = now
+                record.at_code = code
+                record.at_lasti = lasti
+                record.acquisitions += 1
+                return got
+            break
+        return record.take(take, (), {}, frame)
 
 
 class WrappedRLock(_Whole):
