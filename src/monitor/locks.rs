@@ -1,6 +1,7 @@
 //! The lock monitor: who holds what, who waits for it, since when, and what is wrong with that.
 //!
-//! What it knows of a process is its last sample, so that a process that says nonsense harms its own rows only.
+//! What it knows of a process is its last sample, so that a process that says nonsense harms its own rows only, and
+//! the row of a lock that it says it shares.
 //! It knows nothing of tasks beyond their names.
 
 use std::cmp::Reverse;
@@ -394,30 +395,60 @@ impl<'a> Whole<'a> {
         }
     }
 
-    fn wrong(&self, context: &Context<'_>, in_cycles: &HashSet<Resource>) -> Option<Found> {
-        let (part, holder) = match self.oldest() {
-            Some(oldest) => oldest,
-            None => {
-                let Part {
-                    session,
-                    taken,
-                    lock,
-                } = self.parts().find(|part| part.lock.leaked)?;
-                return Some(Found {
-                    kind: Kind::LockLeak,
-                    key: format!("{session} {}", lock.id),
-                    sessions: vec![session],
-                    message: format!(
-                        "{} of {} was gone before it was let go of",
-                        lock.called(),
-                        context.name(session)
-                    ),
-                    since: taken,
-                    sites: lock.site.iter().map(Site::from).collect(),
-                    count: 1,
-                });
-            }
-        };
+    /// Those who are looked at for holding it: of a semaphore who has held it longest. Of a lock that has one holder,
+    /// all who say that they are it: one who lies about that hides nobody.
+    fn suspects(&self) -> impl Iterator<Item = (Part<'a>, &'a Use)> {
+        let of = |part: Part<'a>| Some((part, part.lock.oldest()?));
+        let (counting, others): (Vec<_>, Vec<_>) = self
+            .parts()
+            .filter_map(of)
+            .partition(|(part, _)| part.lock.is_semaphore());
+        let oldest = counting
+            .into_iter()
+            .min_by_key(|(part, one)| part.since(one));
+        others.into_iter().chain(oldest)
+    }
+
+    /// What is wrong with it, beside the cycles.
+    fn wrong(&self, context: &Context<'_>, in_cycles: &HashSet<Resource>) -> Vec<Found> {
+        if self.oldest().is_none() {
+            return self.gone(context).into_iter().collect();
+        }
+        self.suspects()
+            .filter_map(|(part, holder)| self.held(context, in_cycles, part, holder))
+            .collect()
+    }
+
+    /// It is there no more, and was held.
+    fn gone(&self, context: &Context<'_>) -> Option<Found> {
+        let Part {
+            session,
+            taken,
+            lock,
+        } = self.parts().find(|part| part.lock.leaked)?;
+        Some(Found {
+            kind: Kind::LockLeak,
+            key: format!("{session} {}", lock.id),
+            sessions: vec![session],
+            message: format!(
+                "{} of {} was gone before it was let go of",
+                lock.called(),
+                context.name(session)
+            ),
+            since: taken,
+            sites: lock.site.iter().map(Site::from).collect(),
+            count: 1,
+        })
+    }
+
+    /// Somebody holds it for too long, or has ended.
+    fn held(
+        &self,
+        context: &Context<'_>,
+        in_cycles: &HashSet<Resource>,
+        part: Part<'a>,
+        holder: &Use,
+    ) -> Option<Found> {
         let held = part.age(context, holder);
         let waiters = self.waiter_count();
         let is_long = held >= context.settings.lock_held

@@ -736,6 +736,32 @@ fn a_liar_harms_its_own_rows_only() {
 }
 
 #[test]
+fn who_says_that_it_has_another_processes_lock_does_not_hide_who_has_it() {
+    let mut daemon = Daemon::new();
+    let kind = "multiprocessing.Lock";
+    daemon.says(
+        2,
+        locks(&[lock("/mp-1", kind, &[one(1, None, 12, 1)], &[])]),
+    );
+    for liar in [1, 3] {
+        daemon.says(
+            liar,
+            locks(&[lock("/mp-1", kind, &[one(7, None, 9, 0)], &[])]),
+        );
+    }
+    daemon.pass(32);
+    let open = daemon.open();
+    let of = |pid| open.iter().find(|finding| finding.pid == Some(pid));
+    let finding = of(2).expect("it has held it for 31 seconds");
+    assert_eq!(finding.sessions, [Uuid::from_u128(2)]);
+    assert!(
+        finding.message.contains("worker-2 (2) at app.py:12"),
+        "{finding:?}"
+    );
+    assert_eq!(open.len(), 3, "{open:?}");
+}
+
+#[test]
 fn what_ended_long_ago_is_not_reported() {
     let mut daemon = Daemon::new();
     let held = lock("db", "threading.Lock", &[one(1, None, 12, 0)], &[]);
