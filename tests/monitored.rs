@@ -1242,6 +1242,20 @@ async def remote():
     assert told('remote')['contended'] == 0
 asyncio.run(remote())
 
+# An exception that was told, and asked for later, is not taken for another one that has its number.
+async def late():
+    async def fails(): raise ValueError
+    monitor = _monitor.Monitor(frozenset(['tasks']), 1.0)
+    task = asyncio.ensure_future(fails())
+    monitor.sample(time.monotonic())
+    await asyncio.wait([task])
+    for _ in range(2): monitor.sample(time.monotonic())
+    assert list(_monitor._seen) == [id(task._exception)]
+    task.exception()
+    monitor.sample(time.monotonic())
+    assert not _monitor._seen
+asyncio.run(late())
+
 # A signal that ends a block also gives the lock back. (Before Python 3.10 it may miss the block of any lock.)
 class Stop(Exception): pass
 def stop(*args): raise Stop

@@ -41,9 +41,10 @@ SHARE = 0.005
 LAST = 0.05
 
 
-#: Exceptions that asyncio has said nobody asked for, as they are told; and those that a look has found before, by id.
+#: Exceptions that asyncio has said nobody asked for, as they are told; and those that a look has found before: by id,
+#: weak references to their tasks, or None once these are gone.
 _heard = []
-_seen = set()
+_seen = {}
 
 
 def hear(record):
@@ -58,7 +59,7 @@ def note_unretrieved(record):
     if error is None or not what.endswith(" exception was never retrieved"):
         return
     if id(error) in _seen:
-        _seen.discard(id(error))
+        _seen.pop(id(error), None)
     elif len(_heard) < EXCEPTIONS:
         name = future.partition(" name=")[2]
         _heard.append(exception_row(error, name[1:].partition(name[:1])[0] if name else ""))
@@ -307,6 +308,12 @@ class Monitor:
         logger = getattr(sys.modules.get("asyncio.log"), "logger", None)
         if logger is not None and hear not in logger.filters:
             logger.addFilter(hear)
+        for key, ref in list(_seen.items()):
+            task = ref and ref()
+            if task is None and ref is not None:
+                _seen[key] = None  # What asyncio says of its end may come in this moment.
+            elif task is None or not task._log_traceback:
+                _seen.pop(key, None)  # Nothing will be said of it any more, and its id is another's soon.
         found = []
         suspects, self.suspects = self.suspects, []
         for ref in suspects:
@@ -316,7 +323,7 @@ class Monitor:
                 if row is not None:
                     found.append(row)
                     if len(_seen) < SEEN:
-                        _seen.add(id(task._exception))
+                        _seen[id(task._exception)] = ref
         while _heard and len(found) < EXCEPTIONS:
             found.append(_heard.pop(0))
         return found
