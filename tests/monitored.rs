@@ -1256,6 +1256,12 @@ async def late():
     assert not _monitor._seen
 asyncio.run(late())
 
+# What is gone is counted among what is told.
+def loses(): threading.Lock().acquire()
+loses()
+sample = _monitor.Monitor(frozenset(['locks']), 1.0).sample_locks(time.monotonic(), {})
+assert sample['total'] == len(sample['locks']) and sample['locks'][0]['leaked'], sample
+
 # A signal that ends a block also gives the lock back. (Before Python 3.10 it may miss the block of any lock.)
 class Stop(Exception): pass
 def stop(*args): raise Stop
