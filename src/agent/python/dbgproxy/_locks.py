@@ -40,17 +40,18 @@ def entering(record, take, is_mine=None):
         if is_mine is not None and is_mine():
             for got in tries:
                 return got
-        ident, now, frame = get_ident(), monotonic(), getframe(1)
-        code, lasti = frame.f_code, frame.f_lasti
+        ident = get_ident()
+        now = monotonic()
+        frame = getframe(1)
         for got in tries:
             if got:
                 record.owner = ident
                 record.task = None
                 record.since = now
-                record.at_code = code
-                record.at_lasti = lasti
+                record.at_code = frame.f_code
+                record.at_lasti = frame.f_lasti
                 record.acquisitions += 1
-                return got
+                return True
             break
         return record.take(take, (), {}, frame)
 
@@ -220,18 +221,20 @@ class NamedLock(WrappedLock):
 
     def __enter__(self):
         # As in `entering`.
-        take, record = self._lock.acquire, self._record
-        ident, now, frame = get_ident(), monotonic(), getframe(1)
-        code, lasti = frame.f_code, frame.f_lasti
+        take = self._lock.acquire
+        record = self._record
+        ident = get_ident()
+        now = monotonic()
+        frame = getframe(1)
         for got in map(take, NOT_WAITING):
             if got:
                 record.owner = ident
                 record.task = None
                 record.since = now
-                record.at_code = code
-                record.at_lasti = lasti
+                record.at_code = frame.f_code
+                record.at_lasti = frame.f_lasti
                 record.acquisitions += 1
-                return got
+                return True
             break
         return record.take(take, (), {}, frame)
 
