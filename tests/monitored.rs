@@ -1262,6 +1262,11 @@ loses()
 sample = _monitor.Monitor(frozenset(['locks']), 1.0).sample_locks(time.monotonic(), {})
 assert sample['total'] == len(sample['locks']) and sample['locks'][0]['leaked'], sample
 
+# What is no lock is refused with a word about what may have been meant.
+try: dbgproxy.MonitoredLock('a name')
+except TypeError as error: assert 'name=' in str(error)
+else: assert False
+
 # A signal that ends a block also gives the lock back. (Before Python 3.10 it may miss the block of any lock.)
 class Stop(Exception): pass
 def stop(*args): raise Stop

@@ -471,6 +471,116 @@ async fn what_is_left_at_the_end_of_a_thread_and_of_a_process() {
     }
 }
 
+const LEFT: &str = "\
+import importlib.util, multiprocessing, os, sys, threading, time
+importlib.util.find_spec('multiprocessing.synchronize')  # Who looks for it has not loaded it.
+def keep(lock):
+    lock.acquire()  # KEEPS
+    time.sleep(1)
+    os._exit(0)
+def want(lock):
+    lock.acquire()  # WANTS
+    lock.release()
+if __name__ == '__main__':
+    context = multiprocessing.get_context(sys.argv[1])
+    lock = context.Lock()  # LOCK
+    child = context.Process(target=keep, args=[lock])
+    child.start()
+    child.join()
+    waiter = threading.Thread(target=want, args=[lock], name='waiter')
+    sys.stdin.readline()
+    waiter.start()
+    sys.stdin.readline()
+    lock.release()
+    waiter.join()
+    sys.stdin.readline()
+";
+
+#[tokio::test]
+async fn a_lock_that_an_ended_process_has_is_a_leak_until_it_is_let_go_of() {
+    let script = Script::new("left.py", LEFT);
+    for python in Python::all() {
+        for method in ["fork", "spawn"] {
+            eprintln!("{python}, {method}");
+            let daemon = daemon().await;
+            let mut command = python.attached(&daemon).await;
+            command.env("DBGPROXY_MONITOR", "locks");
+            command.arg(script.path()).arg(method);
+            let mut program = Program::start(command);
+            let (leak, finding) = found_at(&daemon, "lock-leak", &script, "# KEEPS").await;
+            let message = finding["message"].as_str().unwrap_or_default();
+            let called = format!("left.py:{}", script.line("# LOCK"));
+            assert!(message.contains(&called), "{message}");
+            assert!(message.contains(", which has ended"), "{message}");
+            // Its row says who has it, too.
+            let row = &leak["locks"][0];
+            assert_eq!(row["holders"][0]["site"], site(&script, "# KEEPS"), "{row}");
+            assert_eq!(
+                (&row["leaked"], &row["acquisitions"]),
+                (&json!(true), &json!(1))
+            );
+            program.tell("").await;
+            let (_, finding) = found_at(&daemon, "lock-leak", &script, "# WANTS").await;
+            let message = finding["message"].as_str().unwrap_or_default();
+            assert!(
+                message.contains("; 1 waits for it, first waiter of"),
+                "{message}"
+            );
+            program.tell("").await;
+            gone(&daemon, "lock-leak").await;
+            program.tell("").await;
+            quiet(&program.wait().await);
+        }
+    }
+}
+
+const FINE: &str = "\
+import multiprocessing, os, sys, threading, time
+lock, done = threading.Lock(), threading.Semaphore(0)
+class Lax(threading.BoundedSemaphore):
+    def release(self):
+        with self._cond:
+            self._value += 1
+            self._cond.notify()
+lax = Lax(2)
+def child():
+    time.sleep(0.5)
+with lock:
+    pid = os.fork()
+    if not pid:
+        child()
+        os._exit(0)
+os.waitpid(pid, 0)
+with lock:
+    process = multiprocessing.get_context('fork').Process(target=child)
+    process.start()
+process.join()
+threading.Thread(target=done.release).start()
+done.acquire()
+for _ in range(3):
+    with lax: pass
+    lax.acquire()
+    lax.release()
+time.sleep(0.5)
+";
+
+#[tokio::test]
+async fn what_ends_as_it_should_is_no_leak() {
+    let script = Script::new("fine.py", FINE);
+    for python in Python::all() {
+        eprintln!("{python}");
+        let daemon = daemon().await;
+        let mut program = start(python, &daemon, &script).await;
+        quiet(&program.wait().await);
+        let are_over = |it: &Value| {
+            let sessions = it["sessions"].as_array().expect("it lists them");
+            sessions.len() == 3 && sessions.iter().all(|one| one["ended"].is_string())
+        };
+        let report = report(&daemon, "the end of all three", are_over).await;
+        assert_eq!(report["findings"], json!([]));
+    }
+}
+
 const STEPS: &str = "\
 import asyncio, multiprocessing, sys, threading, dbgproxy
 async def tasks():

@@ -85,7 +85,9 @@ impl Kind {
     pub fn advice(self) -> &'static str {
         match self {
             Kind::Watchdog => "let it run, or start it with a longer limit while you debug",
-            Kind::LockCycle => "take the locks in the same order everywhere, or with a timeout",
+            Kind::LockCycle => {
+                "take the locks in the same order everywhere, or with a timeout; one's own again, as an RLock"
+            }
             Kind::TaskCycle => "one of them must not wait for the other",
             Kind::LockLeak => "release it in a `finally`, or hold it with `with`",
             Kind::LockHeld => "look at what the holder does: `dbgproxy bt` shows it",

@@ -18,10 +18,11 @@ use super::waits::{Edge, Node, Resource, Waits};
 use super::{Context, Row, seconds, short};
 use crate::session::SessionId;
 
-/// How many leaks of processes that have ended are kept; the oldest is forgotten first.
+/// How many leaks of processes that have ended are kept, of locks that others share and of their own; the oldest is
+/// forgotten first.
 const MAX_LEFT: usize = 100;
 
-/// How long a leak of a process that has ended is a finding, if nobody waits for the lock.
+/// How long a leak of a process that has ended is a finding, if nobody can say whether the lock is still held.
 const LEFT: Duration = Duration::from_secs(60);
 
 /// How many locks a finding of an ended process names.
@@ -35,8 +36,10 @@ const LEAK_AGE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct LockMonitor {
     processes: BTreeMap<SessionId, Process>,
-    /// What processes that have ended have left behind.
+    /// The shared locks that processes held that have ended.
     left: VecDeque<Left>,
+    /// What other locks such processes held, and when they ended: they have gone with them.
+    gone: VecDeque<(Instant, Found)>,
 }
 
 #[derive(Debug)]
@@ -45,12 +48,12 @@ struct Process {
     locks: Locks,
 }
 
-/// A lock that an ended process held.
+/// A shared lock that an ended process held.
 #[derive(Debug)]
 struct Left {
-    shared: Option<String>,
+    session: SessionId,
     at: Instant,
-    found: Found,
+    lock: Lock,
 }
 
 /// What is counted over all processes.
@@ -90,49 +93,42 @@ impl LockMonitor {
             return;
         };
         // What it says last counts, also if its end was known before.
-        self.left.retain(|left| left.found.sessions != [session]);
-        let ended = match exit {
-            Some(code) => format!(
-                "{} has ended with the exit code {code}",
-                context.name(session)
-            ),
-            None => format!("{} has ended", context.name(session)),
-        };
-        // Those of the process alone have gone with it, and are told of together.
-        let mut own: Vec<(&Lock, &Use, Instant)> = Vec::new();
-        for lock in &process.locks.locks {
-            let Some(holder) = lock.oldest() else {
-                continue;
-            };
+        self.left.retain(|left| left.session != session);
+        self.gone.retain(|(_, found)| found.sessions != [session]);
+        let (shared, own): (Vec<Lock>, Vec<Lock>) = process
+            .locks
+            .locks
+            .into_iter()
+            .filter(|lock| !lock.holders.is_empty())
+            .partition(|lock| lock.shared.is_some());
+        self.left.extend(shared.into_iter().map(|lock| Left {
+            session,
+            at: context.now,
+            lock: Lock {
+                leaked: true,
+                waiters: Vec::new(),
+                waiter_count: 0,
+                ..lock
+            },
+        }));
+        // Those of the process alone are told of together. What its parent has taken is the parent's to give back, and
+        // what counts may be a signal, which nobody gives back.
+        let held = |lock: &Lock| {
+            let holder = lock.oldest()?;
             let since = sample::since(process.taken, holder.age);
-            if lock.shared.is_none() {
-                let held = context.running(session, since, process.taken);
-                if exit != Some(0) || held >= LEAK_AGE {
-                    own.push((lock, holder, since));
-                }
-                continue;
-            }
-            let message = format!("{ended} and held {}", held_by(lock, holder));
-            let found = Found {
-                kind: Kind::LockLeak,
-                key: format!("{session} end {}", lock.id),
-                sessions: vec![session],
-                message,
-                since,
-                sites: sites(holder, lock),
-                count: 1,
-            };
-            self.left.push_back(Left {
-                shared: lock.shared.clone(),
-                at: context.now,
-                found,
-            });
-        }
+            let held = context.running(session, since, process.taken);
+            let is_own = lock.acquisitions > 0 && !lock.is_semaphore();
+            let is_leak = is_own && (exit != Some(0) || held >= LEAK_AGE);
+            is_leak.then(|| (held_by(lock, holder), sites(holder, lock), since))
+        };
+        let own: Vec<(String, Vec<Site>, Instant)> = own.iter().filter_map(held).collect();
         if let Some(since) = own.iter().map(|(_, _, since)| *since).min() {
+            let ended = match exit {
+                Some(code) => format!(" with the exit code {code}"),
+                None => String::new(),
+            };
             let named = own.iter().take(MAX_NAMED);
-            let named: Vec<String> = named
-                .map(|(lock, holder, _)| held_by(lock, holder))
-                .collect();
+            let named: Vec<&str> = named.map(|(held, ..)| held.as_str()).collect();
             let more = match own.len() - named.len() {
                 0 => String::new(),
                 more => format!(", and {more} more"),
@@ -141,52 +137,99 @@ impl LockMonitor {
                 kind: Kind::LockLeak,
                 key: format!("{session} end"),
                 sessions: vec![session],
-                message: format!("{ended} and held {}{more}", named.join(", ")),
+                message: format!(
+                    "{} has ended{ended} and held {}{more}",
+                    context.name(session),
+                    named.join(", ")
+                ),
                 since,
-                sites: own
-                    .iter()
-                    .flat_map(|(lock, holder, _)| sites(holder, lock))
-                    .collect(),
+                sites: own.into_iter().flat_map(|(_, sites, _)| sites).collect(),
                 count: 1,
             };
-            self.left.push_back(Left {
-                shared: None,
-                at: context.now,
-                found,
-            });
+            self.gone.push_back((context.now, found));
         }
         let excess = self.left.len().saturating_sub(MAX_LEFT);
         self.left.drain(..excess);
+        let excess = self.gone.len().saturating_sub(MAX_LEFT);
+        self.gone.drain(..excess);
+    }
+
+    /// Forgets what ended processes have left behind where it has been let go of, or nobody has it any more.
+    fn settle(&mut self, now: Instant) {
+        self.gone
+            .retain(|(at, _)| now.saturating_duration_since(*at) < LEFT);
+        if self.left.is_empty() {
+            return;
+        }
+        let left = self.left.iter();
+        let names: HashSet<Option<String>> = left.map(|left| left.lock.shared.clone()).collect();
+        let mut known: HashMap<Option<String>, Vec<(Instant, &Lock)>> = HashMap::new();
+        for Process { taken, locks } in self.processes.values() {
+            for lock in locks
+                .locks
+                .iter()
+                .filter(|lock| names.contains(&lock.shared))
+            {
+                let of = known.entry(lock.shared.clone()).or_default();
+                of.push((*taken, lock));
+            }
+        }
+        self.left.retain(|left| {
+            let known = known.get(&left.lock.shared).map_or(&[][..], Vec::as_slice);
+            // What was said before the end is no news.
+            let mut later = known.iter().filter(|(taken, _)| *taken > left.at);
+            let is_free = |(_, lock): &(Instant, &Lock)| {
+                let has_holder = !lock.is_semaphore() && !lock.holders.is_empty();
+                lock.locked == Some(false) || has_holder
+            };
+            if later.clone().any(is_free) {
+                return false;
+            }
+            later.any(|(_, lock)| lock.locked == Some(true))
+                || known.iter().any(|(_, lock)| !lock.waiters.is_empty())
+                || now.saturating_duration_since(left.at) < LEFT
+        });
     }
 
     /// Whether there is anything to look at.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.processes.is_empty() && self.left.is_empty()
+        self.processes.is_empty() && self.left.is_empty() && self.gone.is_empty()
     }
 
     /// All locks, those that processes share once.
     fn all(&self) -> Vec<Whole<'_>> {
+        let live = self.processes.iter().flat_map(|(session, process)| {
+            process.locks.locks.iter().map(|lock| Part {
+                session: *session,
+                taken: process.taken,
+                lock,
+                has_ended: false,
+            })
+        });
+        let left = self.left.iter().map(|left| Part {
+            session: left.session,
+            taken: left.at,
+            lock: &left.lock,
+            has_ended: true,
+        });
         let mut all: Vec<Whole<'_>> = Vec::new();
         let mut shared = HashMap::new();
-        for (session, process) in &self.processes {
-            for lock in &process.locks.locks {
-                let part = Part {
-                    session: *session,
-                    taken: process.taken,
-                    lock,
-                };
-                let place = lock.shared.as_deref().map(|name| match shared.get(name) {
+        for part in live.chain(left) {
+            let place = part
+                .lock
+                .shared
+                .as_deref()
+                .map(|name| match shared.get(name) {
                     Some(place) => *place,
                     None => *shared.entry(name).or_insert(all.len()),
                 });
-                match place.and_then(|place| all.get_mut(place)) {
-                    Some(whole) => whole.others.push(part),
-                    None => all.push(Whole {
-                        first: part,
-                        others: Vec::new(),
-                    }),
-                }
+            match place.and_then(|place| all.get_mut(place)) {
+                Some(whole) => whole.others.push(part),
+                None => all.push(Whole {
+                    first: part,
+                    others: Vec::new(),
+                }),
             }
         }
         all
@@ -236,29 +279,11 @@ impl LockMonitor {
 
     /// What is wrong now, beside the cycles, in which `in_cycles` is held.
     pub fn findings(&mut self, context: &Context<'_>, in_cycles: &HashSet<Resource>) -> Vec<Found> {
-        let mut found = Vec::new();
-        let is_left = !self.left.is_empty();
-        let mut wanted: HashSet<String> = HashSet::new();
-        let mut held: HashSet<String> = HashSet::new();
-        for whole in self.all() {
-            if let Some(shared) = whole.first.lock.shared.as_ref().filter(|_| is_left) {
-                if whole.waiters().next().is_some() {
-                    wanted.insert(shared.clone());
-                }
-                if whole.oldest().is_some() {
-                    held.insert(shared.clone());
-                }
-            }
-            found.extend(whole.wrong(context, in_cycles));
-        }
-        self.left.retain(|left| match left.shared.as_deref() {
-            // Somebody has it again, or it was let go of after all.
-            Some(shared) if held.contains(shared) => false,
-            Some(shared) if wanted.contains(shared) => true,
-            _ => context.now.saturating_duration_since(left.at) < LEFT,
-        });
-        found.extend(self.left.iter().map(|left| left.found.clone()));
-        found
+        self.settle(context.now);
+        let all = self.all().into_iter();
+        let found = all.flat_map(|whole| whole.wrong(context, in_cycles));
+        let gone = self.gone.iter().map(|(_, found)| found.clone());
+        found.chain(gone).collect()
     }
 
     /// What is counted.
@@ -269,7 +294,8 @@ impl LockMonitor {
             counts.locks += locks.total.max(locks.locks.len() as u64);
         }
         for whole in self.all() {
-            counts.locks -= whole.others.len() as u64;
+            let live = whole.parts().filter(|part| !part.has_ended).count() as u64;
+            counts.locks -= live.saturating_sub(1);
             counts.held += u64::from(whole.oldest().is_some());
             counts.waiters += whole.waiter_count();
             counts.acquisitions += whole.sum(|lock| lock.acquisitions);
@@ -321,6 +347,8 @@ struct Part<'a> {
     session: SessionId,
     taken: Instant,
     lock: &'a Lock,
+    /// It held it when it ended.
+    has_ended: bool,
 }
 
 impl Part<'_> {
@@ -425,6 +453,7 @@ impl<'a> Whole<'a> {
             session,
             taken,
             lock,
+            ..
         } = self.parts().find(|part| part.lock.leaked)?;
         Some(Found {
             kind: Kind::LockLeak,
@@ -451,6 +480,10 @@ impl<'a> Whole<'a> {
     ) -> Option<Found> {
         let held = part.age(context, holder);
         let waiters = self.waiter_count();
+        // What counts may be a signal, which nobody gives back.
+        if part.has_ended && part.lock.is_semaphore() && waiters == 0 {
+            return None;
+        }
         let is_long = held >= context.settings.lock_held
             && (waiters > 0 || !part.lock.is_semaphore())
             && !in_cycles.contains(&self.resource());
@@ -512,7 +545,8 @@ impl<'a> Whole<'a> {
         let session = of.map_or(made.session, |(part, _)| part.session);
         let longest = self.parts().map(|part| part.lock.longest);
         // A process may have it twice, when it was handed to it twice.
-        let sessions: BTreeSet<SessionId> = self.parts().map(|part| part.session).collect();
+        let live = self.parts().filter(|part| !part.has_ended);
+        let sessions: BTreeSet<SessionId> = live.map(|part| part.session).collect();
         let lock = made.lock;
         // Who has been at it longest is first.
         let sorted = |mut uses: Vec<(Part<'a>, &'a Use)>| {

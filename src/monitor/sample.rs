@@ -79,6 +79,9 @@ pub struct Lock {
     /// What it is called in all processes that share it.
     #[serde(default)]
     pub shared: Option<String>,
+    /// Whether anybody has it, of a shared one that the process can ask.
+    #[serde(default)]
+    pub locked: Option<bool>,
     /// What people call it.
     pub name: String,
     /// `threading.Lock` and the like.

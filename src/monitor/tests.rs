@@ -489,6 +489,45 @@ fn a_lock_whose_holder_has_ended_is_a_leak() {
     daemon.says(2, locks(&[lock("a", kind, &[one(1, None, 5, 200)], &[])]));
     daemon.pass(3);
     assert_eq!(daemon.open().len(), 0);
+    // Or as long as somebody who can ask it says that it is held.
+    for (locked, is_open) in [
+        (json!(true), true),
+        (json!(false), false),
+        (json!(null), false),
+    ] {
+        let mut daemon = Daemon::new();
+        daemon.says(1, locks(&[lock("a", kind, &[one(1, None, 3, 0)], &[])]));
+        daemon.pass(1);
+        daemon.ends(1, None);
+        daemon.pass(1);
+        assert_eq!(daemon.open().len(), 1);
+        let mut known = lock("a", kind, &[], &[]);
+        known["locked"] = locked.clone();
+        for _ in 0..20 {
+            daemon.says(2, locks(std::slice::from_ref(&known)));
+            daemon.pass(5);
+        }
+        assert_eq!(daemon.open().len(), usize::from(is_open), "{locked}");
+        if is_open {
+            // Who waits for it is told, too.
+            daemon.says(2, locks(&[lock("a", kind, &[], &[one(1, None, 5, 0)])]));
+            daemon.pass(1);
+            let open = daemon.open();
+            let message = &open[0].message;
+            assert!(message.contains("by Thread-1 of worker-1 (1), which has ended; 1 waits for it, first Thread-1 of worker-2"), "{message}");
+            assert_eq!((open[0].sites.len(), open[0].sessions.len()), (2, 2));
+        }
+    }
+    // What its parent has taken is the parent's, and a semaphore may be a signal.
+    let mut daemon = Daemon::new();
+    let mut inherited = lock("a", "threading.Lock", &[one(1, None, 3, 0)], &[]);
+    inherited["acquisitions"] = 0.into();
+    let signal = lock("b", "threading.Semaphore", &[one(1, None, 4, 0)], &[]);
+    daemon.says(1, locks(&[inherited, signal]));
+    daemon.pass(5);
+    daemon.ends(1, Some(0));
+    daemon.pass(5);
+    assert_eq!(daemon.told(), []);
     // Its own ones are one finding.
     let mut daemon = Daemon::new();
     let own: Vec<Value> = (0..8)

@@ -275,12 +275,12 @@ fn found(cycle: &[(&Edge, &Edge)]) -> Found {
     };
     let (mut said, mut sites, mut sessions, mut key) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let place = |site: &Option<Site>| match site {
+        Some(site) => format!(" ({})", short(site)),
+        None => String::new(),
+    };
     for at in 0..cycle.len() {
         let (wait, hold) = member(at);
-        let place = |site: &Option<Site>| match site {
-            Some(site) => format!(" ({})", short(site)),
-            None => String::new(),
-        };
         let holds = match hold.resource {
             Resource::Lock(..) | Resource::Shared(_) => {
                 format!("holds {}{} and ", hold.what, place(&hold.site))
@@ -305,6 +305,18 @@ fn found(cycle: &[(&Edge, &Edge)]) -> Found {
             sessions.push(session);
         }
         key.push(format!("{:?}", wait.resource));
+    }
+    if let [(wait, hold)] = cycle[..]
+        && kind == Kind::LockCycle
+        && let Some(said) = said.first_mut()
+    {
+        *said = format!(
+            "{} holds {}{} and waits for it again{}, for ever unless another lets go of it",
+            wait.who,
+            hold.what,
+            place(&hold.site),
+            place(&wait.site)
+        );
     }
     let more = cycle.len().saturating_sub(MAX_MEMBERS);
     if more > 0 {
@@ -382,7 +394,12 @@ mod tests {
                 "C-x C+z D-z A+x A-y B+y B-x",
                 vec!["deadlock: A holds x and waits for y; B holds y and waits for x"],
             ),
-            ("A+x A-x", vec!["deadlock: A holds x and waits for x"]),
+            (
+                "A+x A-x",
+                vec![
+                    "deadlock: A holds x and waits for it again, for ever unless another lets go of it",
+                ],
+            ),
             (
                 "A+x A-y B+y B-z C+z C-x",
                 vec![

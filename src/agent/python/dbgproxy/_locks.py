@@ -383,6 +383,8 @@ def wrap(lock, name=None, frame=None):
         return lock
     name = None if name is None else text(str(name))
     kind = type(lock)
+    if not hasattr(lock, "acquire") or not hasattr(lock, "release"):
+        raise TypeError("%r is no lock, which has `acquire` and `release`; a name goes with `name=`" % (lock,))
     if kind is LockType:
         cls, held, called = OwnLock if is_own else WrappedLock, is_locked, "threading.Lock"
     elif hasattr(lock, "_is_owned") and hasattr(lock, "_acquire_restore") and not hasattr(lock, "notify"):

@@ -224,6 +224,8 @@ class Monitor:
         found = task() if task is not None else None
         if found is not None:
             task_id, task_name = self.known(task).id, text(found.get_name())
+        elif task is not None:
+            task_name = "(gone)"
         return {"thread": ident or 0, "name": text(name or "thread"), "task": task_id, "taskName": task_name}
 
     def known(self, ref):

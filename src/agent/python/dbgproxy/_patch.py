@@ -62,26 +62,27 @@ class Finder:
     def find_spec(self, name, path=None, target=None):
         if name not in self.waiting:
             return None
-        function = self.waiting.pop(name)
-        if not self.waiting and self in sys.meta_path:
-            sys.meta_path.remove(self)
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
             spec = find(name, path, target) if find is not None and finder is not self else None
             if spec is not None:
-                attempt(self.extend, spec.loader, function)
+                attempt(self.extend, spec.loader, name)
                 return spec
         return None
 
-    @staticmethod
-    def extend(loader, function):
+    def extend(self, loader, name):
         execute = loader.exec_module
 
         def exec_module(module):
             # The loader is the module's own: it is as it was for whoever looks at it later.
             attempt(delattr, loader, "exec_module")
             execute(module)
-            attempt(function, module)
+            # Not before: who only looks for the module does not load it.
+            function = self.waiting.pop(name, None)
+            if not self.waiting and self in sys.meta_path:
+                sys.meta_path.remove(self)
+            if function is not None:
+                attempt(function, module)
 
         loader.exec_module = exec_module
 
@@ -160,8 +161,11 @@ def patch_threading(threading):
     def begin_semaphore(self, *args, **kwargs):
         begin_any(self, *args, **kwargs)
         frame = creator(getframe(1), here)
-        if frame is not None and has_room():
-            kind = "threading.%s" % (type(self).__name__,)
+        # One that has an `acquire` or `release` of its own, which may not come by here, is left alone.
+        kind = type(self)
+        is_known = kind.acquire is acquire_semaphore and kind.release in (semaphore.release, bounded.release)
+        if frame is not None and is_known and has_room():
+            kind = "threading.%s" % (kind.__name__,)
             self._dbgproxy = Record(self, kind, title(frame, ""), frame, None, {})
 
     acquire = semaphore.acquire

@@ -304,7 +304,14 @@ def record_row(record, now, held, alive, monitor):
     }
     if leaked and monitor is not None:
         row["leaked"] = True
+    if record.shared is not None:
+        row["locked"] = attempt(is_taken, record.ref())
     return row
+
+
+def is_taken(lock):
+    """Has any process taken a lock of multiprocessing?"""
+    return lock._semlock._is_zero()
 
 
 def actor_row(actor, now, monitor):
