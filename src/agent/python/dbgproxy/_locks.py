@@ -8,7 +8,7 @@ import sys
 import weakref
 
 from itertools import repeat
-from _operator import attrgetter
+from _operator import attrgetter, methodcaller
 from _thread import LockType, RLock as RLockType, allocate_lock, get_ident
 from time import monotonic
 
@@ -46,7 +46,6 @@ def entering(record, take, is_mine=None):
         for got in tries:
             if got:
                 record.owner = ident
-                record.task = None
                 record.since = now
                 record.at_code = frame.f_code
                 record.at_lasti = frame.f_lasti
@@ -216,27 +215,24 @@ class NamedLock(WrappedLock):
 
     __slots__ = ()
 
-    _try = property(attrgetter("_lock.acquire"))
+    _lock = property(attrgetter("_try.__self__"))
     release = property(attrgetter("_lock.release"))
+    #: Takes it if it is free. An attribute, since that is no call either, as in `entering`.
+    _is_taken = property(methodcaller("_try", False))
 
     def __enter__(self):
-        # As in `entering`.
-        take = self._lock.acquire
         record = self._record
         ident = get_ident()
         now = monotonic()
         frame = getframe(1)
-        for got in map(take, NOT_WAITING):
-            if got:
-                record.owner = ident
-                record.task = None
-                record.since = now
-                record.at_code = frame.f_code
-                record.at_lasti = frame.f_lasti
-                record.acquisitions += 1
-                return True
-            break
-        return record.take(take, (), {}, frame)
+        if self._is_taken:
+            record.owner = ident
+            record.since = now
+            record.at_code = frame.f_code
+            record.at_lasti = frame.f_lasti
+            record.acquisitions += 1
+            return True
+        return record.take(self._try, (), {}, frame)
 
 
 class WrappedRLock(_Whole):
@@ -261,7 +257,7 @@ class WrappedRLock(_Whole):
     async def __aenter__(self):
         if self._is_mine():
             # Of this thread, but maybe of another task, which gives it back while this one waits.
-            while self._is_mine() and self._record.task not in (None, current_task()):
+            while self._is_mine() and self._record.holder_task() not in (None, current_task()):
                 import asyncio
 
                 await asyncio.sleep(0.001)
@@ -452,7 +448,7 @@ def monitor_lock(name, lock=None):
         if record.name is not name:
             record.name = text(str(name))
         self = new(NamedLock)
-        self._lock = lock
+        self._try = lock.acquire
         self._record = record
         self.__exit__ = lock.__exit__
         return self

@@ -46,8 +46,8 @@ class Record:
     """What is noted of one lock. The lock is not kept alive by it, and it is gone when the lock is."""
 
     __slots__ = (
-        "id", "name", "kind", "code", "lasti", "ref", "shared", "again", "is_held", "owner", "task", "since",
-        "at_code", "at_lasti", "acquisitions", "contended", "timeouts", "longest", "waiters", "holders", "seen",
+        "id", "name", "kind", "code", "lasti", "ref", "shared", "again", "is_held", "owner", "task", "task_at",
+        "since", "at_code", "at_lasti", "acquisitions", "contended", "timeouts", "longest", "waiters", "holders", "seen",
         "__weakref__",
     )
 
@@ -79,8 +79,8 @@ class Record:
 
     def reset(self):
         self.owner = 0
-        #: The task that holds it, as a weak reference, where tasks take it.
-        self.task = None
+        #: The task that took it last, as a weak reference, and at which acquisition.
+        self.task, self.task_at = None, 0
         self.since = 0.0
         self.at_code, self.at_lasti = None, 0
         self.acquisitions = self.contended = self.timeouts = 0
@@ -96,13 +96,17 @@ class Record:
         """Somebody has taken it."""
         if self.holders is None:
             self.owner = get_ident()
-            self.task = task
+            self.task, self.task_at = task, self.acquisitions + 1
             self.since = monotonic()
             self.at_code = frame.f_code
             self.at_lasti = frame.f_lasti
         elif len(self.holders) < HOLDERS:
             self.holders[next(numbers)] = (get_ident(), task, monotonic(), frame.f_code, frame.f_lasti)
         self.acquisitions += 1
+
+    def holder_task(self):
+        """The task that holds it. A thread that takes it notes nothing of that; a lock of asyncio only tasks take."""
+        return self.task if self.task_at == self.acquisitions or self.kind.startswith("asyncio.") else None
 
     def gave(self, task=None):
         """Somebody gives it back: the one who took it, where that is known."""
@@ -278,7 +282,7 @@ def record_row(record, now, held, alive, monitor):
     if record.holders is not None:
         holders = list(record.holders.values())
     elif held and record.owner:
-        holders = [(record.owner, record.task, record.since, record.at_code, record.at_lasti)]
+        holders = [(record.owner, record.holder_task(), record.since, record.at_code, record.at_lasti)]
     else:
         holders = []
     leaked = False
@@ -352,7 +356,7 @@ def _after_fork_in_child():
     lost.clear()
     for record in list(records.values()) + list(wrapped):
         holders = {key: each for key, each in (record.holders or {}).items() if each[0] == ident}
-        kept = record.owner, record.task, record.since, record.at_code, record.at_lasti
+        kept = record.owner, record.holder_task(), record.since, record.at_code, record.at_lasti
         record.reset()
         if record.shared is None:
             if record.holders is not None:
