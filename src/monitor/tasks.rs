@@ -76,10 +76,32 @@ struct Spell {
     since: Instant,
     /// Since when it is, if that goes on.
     current: Option<Instant>,
-    /// Where it last was, as far as that is known: the innermost frame first.
-    stack: Vec<sample::Frame>,
-    task: Option<String>,
+    /// What blocked it last, as far as that is known.
+    latest: Option<sample::Blocked>,
+    /// What blocked it for longer than all others of which is known what they were.
+    worst: Option<sample::Blocked>,
+    /// For how long at most, also if it is not known by what.
     longest: Duration,
+}
+
+impl Spell {
+    /// Something has blocked it, or goes on to.
+    fn note(&mut self, blocked: &sample::Blocked) {
+        if self
+            .worst
+            .as_ref()
+            .is_none_or(|worst| blocked.age >= worst.age)
+        {
+            self.worst = Some(blocked.clone());
+        }
+        self.latest = Some(blocked.clone());
+    }
+
+    /// What blocked it for longest, if that is known.
+    fn culprit(&self) -> Option<&sample::Blocked> {
+        let worst = self.worst.as_ref();
+        worst.filter(|worst| sample::duration(worst.age) >= self.longest)
+    }
 }
 
 #[derive(Debug)]
@@ -364,36 +386,54 @@ impl Process {
                 age >= threshold && !age.is_zero()
             };
             let current = one.blocked.as_ref().filter(counts);
-            // The one that goes on now, or the last one that is over.
-            let known = current.or(one.last_block.as_ref().filter(counts));
+            let over = one.last_block.as_ref().filter(counts);
+            let known = || over.into_iter().chain(current);
             let ages = one.blocked.iter().chain(&one.last_block).map(age);
-            let longest = ages.fold(sample::duration(one.longest_block), Duration::max);
+            let known_longest = ages.fold(Duration::ZERO, Duration::max);
+            let longest = known_longest.max(sample::duration(one.longest_block));
             let all = self.blocks.entry(one.thread.thread).or_default();
             all.count = all.count.saturating_add(one.blocks);
             all.longest = all.longest.max(longest);
             let blocks = if longest >= threshold { one.blocks } else { 0 };
-            if known.is_none() && blocks == 0 {
+            if known().next().is_none() && blocks == 0 {
                 continue;
             }
-            let known_age = known.map_or(Duration::ZERO, age);
             let spell = all.spell.get_or_insert_with(|| Spell {
                 count: 0,
                 last: now,
-                since: sample::since(now, known_age.as_secs_f64()),
+                since: sample::since(now, known().last().map_or(0.0, |blocked| blocked.age)),
                 current: None,
-                stack: Vec::new(),
-                task: None,
+                latest: None,
+                worst: None,
                 longest: Duration::ZERO,
             });
+            // What went on at the last sample has ended since, and others have come after it: that it was the longest
+            // is all that is said of it.
+            let went_on = spell.latest.clone().filter(|_| spell.current.is_some());
+            if let Some(mut ended) =
+                went_on.filter(|it| known_longest < longest && age(it) <= longest)
+            {
+                ended.age = one.longest_block;
+                spell.note(&ended);
+            }
+            known().for_each(|blocked| spell.note(blocked));
             spell.count = spell.count.saturating_add(blocks);
             spell.last = now;
             spell.current = current.map(|blocked| sample::since(now, blocked.age));
             spell.longest = spell.longest.max(longest);
-            if let Some(known) = known {
-                spell.stack.clone_from(&known.stack);
-                spell.task.clone_from(&known.task);
-            }
         }
+    }
+
+    /// By what a loop is or was blocked, as people read it.
+    fn by(&self, blocked: &sample::Blocked) -> Option<String> {
+        let frame = blocked.stack.first()?;
+        let place = short(&Site::from(&frame.site()));
+        let task = blocked.task.as_ref().and_then(|id| {
+            let task = self.tasks.tasks.iter().find(|task| task.id == *id)?;
+            Some(format!(" in task {}", task.called()))
+        });
+        let task = task.unwrap_or_default();
+        Some(format!("by `{}` at {place}{task}", frame.0))
     }
 
     fn blocked(&self, context: &Context<'_>, session: SessionId, found: &mut Vec<Found>) {
@@ -403,40 +443,45 @@ impl Process {
                 continue;
             };
             let name = context.name(session);
-            let by = match block.stack.first() {
-                Some(frame) => {
-                    format!(" by `{}` at {}", frame.0, short(&Site::from(&frame.site())))
-                }
-                None => String::new(),
-            };
             let current = block.current.filter(|_| block.last == self.taken);
             let current = current.map(|since| context.running(session, since, self.taken));
-            let (how, time) = match (current, block.count) {
-                (Some(age), 0 | 1) => ("has been blocked for", age),
-                (Some(age), _) if age >= block.longest => ("has been blocked for", age),
-                (None, 0 | 1) => ("was blocked for", block.longest),
-                _ => ("was blocked again and again, for up to", block.longest),
+            let (culprit, latest) = (block.culprit(), block.latest.as_ref());
+            let (how, time, who) = match (current, block.count) {
+                (Some(age), 0 | 1) => ("has been blocked for", age, latest),
+                (Some(age), _) if age >= block.longest => ("has been blocked for", age, latest),
+                (None, 0 | 1) => ("was blocked for", block.longest, culprit),
+                _ => (
+                    "was blocked again and again, for up to",
+                    block.longest,
+                    culprit,
+                ),
             };
-            let task = block.task.as_ref().and_then(|id| {
-                let task = self.tasks.tasks.iter().find(|task| task.id == *id)?;
-                Some(format!(" in task {}", task.called()))
-            });
+            let who_by = who.and_then(|blocked| self.by(blocked));
+            let latest_by = latest.and_then(|blocked| self.by(blocked));
+            let by = match (&who_by, &latest_by) {
+                (Some(who), Some(latest)) if who != latest => format!(" {who}, and last {latest}"),
+                (None, Some(latest)) => format!(", and last {latest}"),
+                (who, _) => who.iter().map(|who| format!(" {who}")).collect(),
+            };
+            let stack = |blocked: &sample::Blocked| {
+                let frames = blocked.stack.iter();
+                frames.map(|frame| Site::from(&frame.site())).collect()
+            };
+            let mut sites: Vec<Site> = who.or(latest).map(stack).unwrap_or_default();
+            let last = latest.and_then(|latest| latest.stack.first());
+            let last = last.map(|frame| Site::from(&frame.site()));
+            sites.extend(last.filter(|last| !sites.contains(last)));
             found.push(Found {
                 kind: Kind::LoopBlocked,
                 key: format!("{session} {}", one.thread.thread),
                 sessions: vec![session],
                 message: format!(
-                    "the event loop of {} of {name} {how} {}{by}{}",
+                    "the event loop of {} of {name} {how} {}{by}",
                     one.thread.name,
                     seconds(time),
-                    task.unwrap_or_default()
                 ),
                 since: block.since,
-                sites: block
-                    .stack
-                    .iter()
-                    .map(|frame| Site::from(&frame.site()))
-                    .collect(),
+                sites,
                 count: block.count.max(1),
             });
         }

@@ -632,6 +632,53 @@ fn a_blocked_loop_is_found_with_its_line() {
 }
 
 #[test]
+fn a_blocked_loop_is_blamed_on_what_blocked_it_longest() {
+    let mut daemon = Daemon::new();
+    let by = |function: &str, line: u64, age: f64| json!({ "age": age, "stack": [[function, "/srv/mis.py", line]] });
+    let sample = |blocks: u64, longest: f64, now: Value, last: Value| {
+        let mut sample = tasks(0, &[]);
+        sample["loops"][0]["blocks"] = blocks.into();
+        sample["loops"][0]["longest_block"] = longest.into();
+        sample["loops"][0]["blocked"] = now;
+        sample["loops"][0]["last_block"] = last;
+        sample
+    };
+    let told = |daemon: &Daemon| {
+        let finding = &daemon.open()[0];
+        let lines: Vec<_> = finding.sites.iter().map(|site| site.line).collect();
+        (finding.message.clone(), lines)
+    };
+    daemon.says(1, sample(1, 2.5, by("big", 3, 2.5), Value::Null));
+    daemon.pass(1);
+    let (message, lines) = told(&daemon);
+    assert!(
+        message.ends_with("has been blocked for 2.5 s by `big` at mis.py:3"),
+        "{message}"
+    );
+    assert_eq!(lines, [3]);
+    // It ends before the next sample, and the last of those after it is told of.
+    daemon.says(1, sample(2, 3.0, Value::Null, by("small", 6, 0.15)));
+    let expected =
+        "again and again, for up to 3.0 s by `big` at mis.py:3, and last by `small` at mis.py:6";
+    for _ in 0..3 {
+        daemon.pass(1);
+        let (message, lines) = told(&daemon);
+        assert!(message.ends_with(expected), "{message}");
+        assert_eq!(lines, [3, 6]);
+        daemon.says(1, sample(2, 0.2, by("small", 6, 0.12), by("other", 9, 0.2)));
+    }
+    // Nobody is blamed for what nobody has seen.
+    daemon.says(1, sample(1, 0.12, Value::Null, by("small", 6, 0.12)));
+    daemon.pass(1);
+    daemon.says(1, sample(2, 4.0, Value::Null, by("small", 6, 0.15)));
+    daemon.pass(1);
+    let (message, lines) = told(&daemon);
+    let expected = "again and again, for up to 4.0 s, and last by `small` at mis.py:6";
+    assert!(message.ends_with(expected), "{message}");
+    assert_eq!(lines, [6]);
+}
+
+#[test]
 fn what_is_said_of_blocked_loops_agrees() {
     let mut daemon = Daemon::new();
     let blocked = |longest: f64, blocked: Value| {
