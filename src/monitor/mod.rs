@@ -433,6 +433,9 @@ impl ResourceMonitor {
         if wants(Part::Findings) {
             report["findings"] = json!(self.findings.list(moment.time, &is_meant));
         }
+        if wants(Part::Tasks) {
+            summary["rows"]["tasks"] = self.tasks.count(&is_meant).into();
+        }
         if wants(Part::System) {
             summary["rows"]["processes"] = self.system.count(&is_meant).into();
         }

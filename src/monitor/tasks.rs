@@ -242,13 +242,19 @@ impl TaskMonitor {
         let mut counts = Statistics::default();
         for Process { loops, tasks, .. } in self.processes.values() {
             counts.loops += loops.len() as u64;
-            counts.tasks += tasks.total.max(tasks.tasks.len() as u64);
+            counts.tasks += tasks.count();
             counts.created += tasks.created;
             counts.completed += tasks.completed;
             counts.failed += tasks.failed;
             counts.cancelled += tasks.cancelled;
         }
         counts
+    }
+
+    /// How many tasks there are, also those that did not fit into the samples.
+    pub fn count(&self, is_meant: &dyn Fn(SessionId) -> bool) -> u64 {
+        let meant = self.meant(is_meant);
+        meant.map(|(_, process)| process.tasks.count()).sum()
     }
 
     /// How many tasks did not fit into the samples of each process.
@@ -507,9 +513,12 @@ impl Process {
             let Some((age, oldest)) = group.iter().max_by_key(|(age, _)| *age) else {
                 continue;
             };
+            // Those that did not fit into the sample may be of any coroutine.
+            let is_all = self.tasks.count() == self.tasks.tasks.len() as u64;
+            let at_least = if is_all { "" } else { "at least " };
             let others = match group.len() {
                 1 => String::new(),
-                count => format!(", and {} others of `{coroutine}`", count - 1),
+                count => format!(", and {at_least}{} others of `{coroutine}`", count - 1),
             };
             let place = match oldest.place() {
                 Some(place) => format!(", now at {}", short(&place)),
@@ -591,6 +600,13 @@ impl Process {
             sites: Vec::new(),
             count: 1,
         })
+    }
+}
+
+impl Tasks {
+    /// How many there are, whatever the process says of it: those in the list are.
+    fn count(&self) -> u64 {
+        self.total.max(self.tasks.len() as u64)
     }
 }
 

@@ -589,6 +589,30 @@ fn tasks_that_run_for_long_are_one_finding_a_coroutine() {
 }
 
 #[test]
+fn tasks_that_do_not_fit_into_a_sample_are_counted() {
+    let mut daemon = Daemon::new();
+    let all: Vec<Value> = (0..200)
+        .map(|id| task(&format!("t{id}"), 0, None))
+        .collect();
+    for process in [1, 2] {
+        daemon.says(process, tasks(2500, &all));
+    }
+    daemon.pass(11);
+    let message = daemon.open()[0].message.clone();
+    assert!(
+        message.contains("and at least 199 others of `work`"),
+        "{message}"
+    );
+    let moment = daemon.moment();
+    let infos = [1, 2].map(|process| daemon.info(process, State::Running));
+    let text = daemon.monitor.summary(&moment, &infos);
+    assert!(text.contains("\nTasks (5000):\n"), "{text}");
+    assert!(text.contains("\n  … and 4600 more\n"), "{text}");
+    let one = daemon.monitor.report(&moment, None, &infos[..1]);
+    assert_eq!(one["summary"]["rows"]["tasks"], 2500, "only its own");
+}
+
+#[test]
 fn a_blocked_loop_is_found_with_its_line() {
     let mut daemon = Daemon::new();
     let mut sample = tasks(0, &[]);
