@@ -1,6 +1,8 @@
 //! What the monitor knows: what is wrong first, then short tables.
 //!
-//! Of each table only the most telling rows are shown, and only the columns in which something is; `--json` has all.
+//! Of each table only the most telling rows are shown, and only the columns in which something is. Of rows that are as
+//! they should be, locks that nobody holds or has waited for and sessions that have completed, only the number is told.
+//! `--json` has all.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -32,20 +34,41 @@ pub(super) fn show(answer: &Value) -> Option<String> {
             // Those of a program are none of its own accord.
             true => "\nLocks: none that are watched; DBGPROXY_MONITOR=locks watches a program's\n"
                 .into(),
-            false => part("Locks", of("locks"), LOCKS, each(rows, lock)),
+            false => {
+                let telling = rows.iter().filter(|row| is_telling(row));
+                let quiet = rows.len() - telling.clone().count();
+                let quiet = Quiet(quiet as u64, "that nobody holds or has waited for");
+                part("Locks", of("locks"), LOCKS, each(telling, lock), quiet)
+            }
         };
     }
     if let Some(rows) = list("loops") {
-        text += &part("Event loops", of("loops"), LOOPS, each(rows, event_loop));
+        text += &part(
+            "Event loops",
+            of("loops"),
+            LOOPS,
+            each(rows, event_loop),
+            NO_QUIET,
+        );
     }
     if let Some(rows) = list("tasks") {
-        text += &part("Tasks", of("tasks"), TASKS, tasks(rows));
+        text += &part("Tasks", of("tasks"), TASKS, tasks(rows), NO_QUIET);
     }
     if let Some(rows) = list("sessions") {
-        text += &part("Sessions", of("sessions"), SESSIONS, each(rows, session));
+        let telling = rows.iter().filter(|row| !has_completed(row));
+        let quiet = rows.len() - telling.clone().count();
+        let quiet = Quiet(quiet as u64, "completed");
+        let telling = each(telling, session);
+        text += &part("Sessions", of("sessions"), SESSIONS, telling, quiet);
     }
     if let Some(rows) = list("processes") {
-        text += &part("Processes", of("processes"), PROCESSES, each(rows, used));
+        text += &part(
+            "Processes",
+            of("processes"),
+            PROCESSES,
+            each(rows, used),
+            NO_QUIET,
+        );
     }
     if let Some(system) = answer.get("system") {
         text.push('\n');
@@ -135,23 +158,55 @@ pub(super) fn message(finding: &Value) -> String {
 /// A line of a table, and how many rows it stands for.
 type Line<const N: usize> = ([String; N], u64);
 
-fn each<const N: usize>(rows: &[Value], cells: impl Fn(&Value) -> [String; N]) -> Vec<Line<N>> {
-    rows.iter().map(|row| (cells(row), 1)).collect()
+fn each<'a, const N: usize>(
+    rows: impl IntoIterator<Item = &'a Value>,
+    cells: impl Fn(&Value) -> [String; N],
+) -> Vec<Line<N>> {
+    rows.into_iter().map(|row| (cells(row), 1)).collect()
 }
 
-/// A table with a heading, if there is anything in it; `count` rows there are in all.
+/// How many rows a table does not show because they are as they should be, and how that is.
+struct Quiet(u64, &'static str);
+
+/// Of a table in which every row is of interest.
+const NO_QUIET: Quiet = Quiet(0, "");
+
+/// Whether a lock is held, leaked or waited for, or was waited for once.
+pub(super) fn is_telling(lock: &Value) -> bool {
+    let counts = ["waiterCount", "contended", "timeouts"];
+    let is_held = lock["holders"]
+        .as_array()
+        .is_some_and(|all| !all.is_empty());
+    is_held || lock["leaked"] == true || counts.iter().any(|count| lock[count].as_u64() > Some(0))
+}
+
+/// Whether a session has ended as it should.
+fn has_completed(session: &Value) -> bool {
+    session["status"] == "completed" && !session["ended"].is_null()
+}
+
+/// A table with a heading, if there is anything in it; `count` rows there are in all, also those that are quiet.
 fn part<const N: usize>(
     name: &str,
     count: u64,
     head: [&str; N],
     mut lines: Vec<Line<N>>,
+    Quiet(quiet, how): Quiet,
 ) -> String {
-    if lines.is_empty() {
-        return format!("\n{name}: none\n");
-    }
-    let count = count.max(lines.iter().map(|(_, rows)| rows).sum());
+    let rows = |lines: &[Line<N>]| lines.iter().map(|(_, rows)| rows).sum::<u64>();
+    let count = count.max(rows(&lines) + quiet);
     lines.truncate(MAX_ROWS);
-    let left = count.saturating_sub(lines.iter().map(|(_, rows)| rows).sum());
+    let left = more(count.saturating_sub(rows(&lines) + quiet));
+    if lines.is_empty() {
+        return match quiet {
+            0 => format!("\n{name}: none\n"),
+            quiet => format!("\n{name} ({count}): {quiet} {how}\n{left}"),
+        };
+    }
+    let quiet = match quiet {
+        0 => String::new(),
+        quiet => format!("  … and {quiet} {how}\n"),
+    };
     let mut shown = vec![head.map(str::to_owned)];
     shown.extend(lines.into_iter().map(|(cells, _)| cells));
     for column in 0..N {
@@ -160,9 +215,8 @@ fn part<const N: usize>(
         }
     }
     format!(
-        "\n{name} ({count}):\n{}{}",
-        indented(&table(&shown)),
-        more(left)
+        "\n{name} ({count}):\n{}{left}{quiet}",
+        indented(&table(&shown))
     )
 }
 
@@ -515,5 +569,60 @@ Left out, or not understood:
 - shop.py: 3 × a sample that cannot be read
 "
         );
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_only_counted() {
+        let lock = |name: &str| json!({ "name": "a.py", "lock": name, "holders": [], "waiterCount": 0, "contended": 0, "timeouts": 0 });
+        let with = |name: &str, key: &str, value: Value| {
+            let mut lock = lock(name);
+            lock[key] = value;
+            lock
+        };
+        let session = |name: &str, status: &str, ended: Value| json!({ "name": name, "status": status, "ended": ended });
+        let ended = || json!("2026-01-01T00:00:00Z");
+        let mut report = json!({
+            "summary": { "rows": { "locks": 12 } },
+            "locks": [
+                lock("free"), with("held", "holders", json!([{ "thread": "Main" }])), with("waited", "waiterCount", json!(1)),
+                with("contended", "contended", json!(1)), with("impatient", "timeouts", json!(1)),
+                with("leaked", "leaked", json!(true)), lock("idle"),
+            ],
+            "sessions": [
+                session("live", "running", Value::Null), session("good", "completed", ended()),
+                session("bad", "failed", ended()), session("off", "cancelled", ended()),
+            ],
+        });
+        assert_eq!(
+            show(&report).unwrap_or_default(),
+            "\
+Locks (12):
+  PROCESS  LOCK       HELD BY
+  a.py     held       Main
+  a.py     waited
+  a.py     contended
+  a.py     impatient
+  a.py     leaked
+  … and 5 more
+  … and 2 that nobody holds or has waited for
+
+Sessions (4):
+  PROCESS  STATUS
+  live     running
+  bad      failed
+  off      cancelled
+  … and 1 completed
+"
+        );
+        report["locks"] = json!([lock("free")]);
+        report["sessions"] = json!([session("good", "completed", ended())]);
+        report["summary"] = json!({});
+        assert_eq!(
+            show(&report).unwrap_or_default(),
+            "Locks (1): 1 that nobody holds or has waited for\n\nSessions (1): 1 completed\n"
+        );
+        report["locks"] = vec![with("held", "leaked", json!(true)); 100].into();
+        let text = show(&report).unwrap_or_default();
+        assert_eq!(text.lines().count(), 1 + 1 + MAX_ROWS + 1 + 1 + 1, "{text}");
     }
 }

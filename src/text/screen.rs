@@ -82,7 +82,13 @@ impl Screen {
         // Locks that are held and tasks that are old come first already.
         let parts = [
             part(&PROCESSES, processes.iter().map(process)),
-            part(&LOCKS, list("locks").iter().map(monitoring::lock)),
+            part(
+                &LOCKS,
+                list("locks")
+                    .iter()
+                    .filter(|lock| monitoring::is_telling(lock))
+                    .map(monitoring::lock),
+            ),
             part(
                 &TASKS,
                 monitoring::tasks(list("tasks"))
@@ -187,7 +193,7 @@ mod tests {
             row
         };
         let used = |number: u64| json!({ "session": number, "cpu": 0.5, "cpuOver": { "10": number }, "memory": 5 << 20 });
-        let lock = json!({ "name": "worker-1", "lock": "pool", "kind": "threading.Lock", "holders": [], "acquisitions": 4 });
+        let lock = json!({ "name": "worker-1", "lock": "pool", "kind": "threading.Lock", "holders": [], "acquisitions": 4, "contended": 1 });
         let finding = json!({ "kind": "lock-held", "message": "pool is held\nfor \u{1b}[31m40 s", "ended": null });
         json!({
             "time": "2026-01-01T12:34:56.7Z", "summary": {}, "system": { "cpus": 2, "daemon": {} },
@@ -230,6 +236,10 @@ mod tests {
             assert!(frame.contains(part), "{part}\n{frame}");
         }
         assert!(!frame.contains("worker-2"), "it has ended\n{frame}");
+        let mut quiet = report(5);
+        quiet["locks"][0]["contended"] = 0.into();
+        quiet["locks"][0]["lock"] = "idle".into();
+        assert!(!screen.draw("x", &quiet).contains("idle"));
         let position = |part| frame.find(part);
         assert!(position("worker-5") < position("worker-3"), "{frame}");
         let small = Screen {
