@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::agent::Agent;
+use support::report::found;
 use support::{Daemon, Program, Python, Script};
 
 #[tokio::test]
@@ -27,6 +28,31 @@ async fn without_a_terminal_it_is_one_frame() {
         }
         assert!(!frame.contains('\u{1b}'), "{frame:?}");
     }
+}
+
+#[tokio::test]
+async fn without_a_terminal_no_finding_is_cut() {
+    let more = ["--monitor-interval", "0.05", "--monitor-lock-held", "0.1"];
+    let daemon = Daemon::with(&more).await;
+    let (agent, _) = Agent::start(&daemon, &json!({})).await;
+    let name = "pool".repeat(40);
+    let actor = json!({ "thread": 1, "name": "MainThread", "task": null, "taskName": null });
+    let holder = json!({ "actor": actor, "site": ["/srv/a.py", 12], "from": 0 });
+    let lock = json!({
+        "id": "1", "name": name, "kind": "threading.Lock", "site": ["/srv/a.py", 1], "holders": [holder],
+        "waiters": [], "waiterCount": 0, "acquisitions": 7, "contended": 1, "timeouts": 0, "longest": 0.5,
+    });
+    let locks = json!({ "total": 1, "dropped": 0, "locks": [lock] });
+    let _sampling = agent.sampling(json!({ "monitors": ["locks"], "locks": locks }));
+    found(&daemon, "lock-held").await;
+    let output = daemon.run(&["top", "--once"]).await;
+    let frame = String::from_utf8_lossy(&output.stdout);
+    let is_it = |line: &&str| line.starts_with("! lock-held: ");
+    let line = frame.lines().find(is_it).unwrap_or_default();
+    assert!(
+        line.contains(&name) && line.ends_with(" at a.py:12"),
+        "{frame}"
+    );
 }
 
 #[tokio::test]

@@ -18,10 +18,16 @@ use crate::text::Screen;
 /// How often it is drawn anew.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How large a frame is that no terminal shows.
+/// How large a terminal is that does not say so.
 const SCREEN: Screen = Screen {
     width: 120,
     height: 50,
+};
+
+/// How large a frame is that no terminal shows: no line is cut.
+const PAPER: Screen = Screen {
+    width: usize::MAX,
+    ..SCREEN
 };
 
 /// The arguments of `top`.
@@ -32,7 +38,7 @@ pub struct Top {
     #[arg(default_value = "all")]
     pub selector: Selector,
 
-    /// Print one frame and end, as without a terminal
+    /// Print one frame, no line of it cut, and end, as without a terminal
     #[arg(long)]
     pub once: bool,
 
@@ -63,7 +69,7 @@ impl Top {
             self.ask().await?;
             tokio::time::sleep(PERIOD).await;
             let (_, report) = self.ask().await?;
-            return put(self.frame(&report, SCREEN));
+            return put(self.frame(&report, PAPER));
         }
         #[cfg(unix)]
         return terminal::watch(self).await;
