@@ -317,12 +317,49 @@ async fn who_ends_a_stopped_process_is_told_and_named_when_it_has() {
 }
 
 #[tokio::test]
+async fn who_ends_a_process_that_stands_though_it_is_said_to_run_is_named() {
+    // The signal of the first limit lets pydevd say so, before the time of the second is over.
+    let limit = Duration::from_secs(2);
+    for (by_itself, ending) in [
+        (
+            false,
+            json!("ended while it was stopped, most likely by celery (time_limit 2)"),
+        ),
+        (true, Value::Null),
+    ] {
+        let daemon = daemon(&[]).await;
+        let server = DebugServer::new(PID).connect(&daemon).await;
+        let mut client = Client::start(&daemon)
+            .arguments(&json!({ "pid": PID, "view": "process" }))
+            .attached()
+            .await;
+        server.is_watched("celerySoft", 0.2);
+        server.is_watched("celery", limit.as_secs_f64());
+        server.stop_at(server.main_thread, "breakpoint", &json!({}));
+        client.event("stopped").await;
+        found(&daemon, "watchdog").await;
+        server.event("continued", &json!({ "threadId": server.main_thread }));
+        client.event("continued").await;
+        sleep(limit).await;
+        if by_itself {
+            server.finish();
+        } else {
+            drop(server);
+        }
+        client.event("terminated").await;
+        let ended = gone(&daemon, "watchdog").await;
+        assert_eq!(ended["sessions"][0]["ending"], ending, "{ended}");
+    }
+}
+
+#[tokio::test]
 async fn who_is_not_to_blame_is_not_named() {
     // One goes on and ends by itself, one is in time, one ends because a client wants it to; and one goes on and is ended.
     let after = "ended after it was stopped, most likely by gunicorn (--timeout 0.2)";
     for (limit, request, by_itself, ending) in [
         (0.2, Some("continue"), true, Value::Null),
         (60.0, None, false, Value::Null),
+        (60.0, Some("continue"), false, Value::Null),
         (0.2, Some("terminate"), false, Value::Null),
         (0.2, Some("continue"), false, after.into()),
     ] {

@@ -27,6 +27,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How much earlier than the process says its watchdog may come: it counts by itself.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// How much later it may come: it looks now and then only.
+const LATE: Duration = Duration::from_secs(2);
+
 /// The most watchdogs of one process; what it says of further ones is left out.
 const MAX_WATCHDOGS: usize = 16;
 
@@ -106,9 +109,20 @@ impl Watchdog {
     /// Of those that watch a process: who has most likely ended it, if its stop ended at that moment.
     #[must_use]
     pub fn culprit(watchdogs: &[Watchdog], at: Instant) -> Option<String> {
-        let is_over = |one: &&Watchdog| one.who.ends_it() && at + SLACK >= one.due;
-        let over = watchdogs.iter().filter(is_over);
-        let first = over.min_by_key(|one| one.due)?;
+        Self::first(watchdogs, |due| at + SLACK >= due)
+    }
+
+    /// The same if it is said to run meanwhile: only of who comes just when it ends, as its time is over then.
+    #[must_use]
+    pub fn culprit_of_running(watchdogs: &[Watchdog], at: Instant) -> Option<String> {
+        Self::first(watchdogs, |due| at + SLACK >= due && at <= due + LATE)
+    }
+
+    /// The first to end a process of those that may have come.
+    fn first(watchdogs: &[Watchdog], may_have_come: impl Fn(Instant) -> bool) -> Option<String> {
+        let ends_it = |one: &&Watchdog| one.who.ends_it() && may_have_come(one.due);
+        let first = watchdogs.iter().filter(ends_it);
+        let first = first.min_by_key(|one| one.due)?;
         Some(format!("{} ({})", first.who.words().0, first.setting()))
     }
 
@@ -361,5 +375,12 @@ mod tests {
         assert_eq!(culprit(SECOND * 2), celery, "a little too soon");
         assert_eq!(culprit(SECOND * 500), celery, "it is the first");
         assert_eq!(Watchdog::culprit(&[], now), None);
+        let culprit = |after| Watchdog::culprit_of_running(&watchdogs, now + after);
+        assert_eq!(culprit(SECOND), None, "too soon");
+        assert_eq!(culprit(SECOND * 2), celery, "a little too soon");
+        assert_eq!(culprit(SECOND * 4), celery, "a little too late");
+        assert_eq!(culprit(SECOND * 5), None, "too late");
+        let torch = Some("torch (TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC 480)".to_owned());
+        assert_eq!(culprit(SECOND * 481), torch);
     }
 }

@@ -74,6 +74,9 @@ pub const REPLACEMENT_WAIT: Duration = Duration::from_secs(15);
 /// and another come when it does not; or who is to end it was stopped with it. One that ends later has ended by itself.
 const ENDING_WAIT: Duration = Duration::from_secs(10);
 
+/// Exit codes that are greater stand for a signal, as shells have it.
+const LAST_CODE: i64 = 128;
+
 /// How often to look meanwhile whether the process lives at all.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -331,6 +334,17 @@ pub enum Mail {
     FromAgent(u64, FromAgent),
 }
 
+/// How the last stop ended of a process that somebody watches.
+#[derive(Debug)]
+struct LastStop {
+    /// Who does, and when the time is over that each gives it.
+    watchdogs: Vec<Watchdog>,
+    /// When it ended.
+    ended: Instant,
+    /// Whether somebody had let the process run.
+    is_resumed: bool,
+}
+
 /// One debugged process.
 struct Session {
     hub: Arc<Hub>,
@@ -368,8 +382,8 @@ struct Session {
     stops: u64,
     /// Who last made the process run; none if it did by itself.
     resumed_by: Option<Owner>,
-    /// Whose limit was over when the last stop ended, when that was, and whether somebody had let the process run.
-    culprit: Option<(String, Instant, bool)>,
+    /// How the last stop ended, if somebody watches the process; emptied by the next one.
+    last_stop: Option<LastStop>,
     /// Somebody has asked for a pause or a step, and no stop has come since.
     is_stop_awaited: bool,
     /// A verb wants the process to stop, or to make a step, or a breakpoint of the daemon's own was hit: it stays
@@ -545,7 +559,7 @@ impl Session {
             terminating: false,
             stops: 0,
             resumed_by: None,
-            culprit: None,
+            last_stop: None,
             is_stop_awaited: false,
             is_wanted_stopped: false,
             is_undoing: false,
@@ -711,14 +725,26 @@ impl Session {
 
     /// By whom the process was ended most likely, if it was not by itself or by us.
     fn ending(&mut self) -> Option<String> {
-        let (culprit, since, is_resumed) = self.culprit.take()?;
+        let LastStop {
+            watchdogs,
+            ended,
+            is_resumed,
+        } = self.last_stop.take()?;
         let is_ours = self.terminating || self.hub.stop.is_cancelled();
         // A signal may have made it end by itself, if nobody let it run.
-        let is_well = self.handle.info().exit == Some(0);
-        let by_itself = is_well || is_resumed && (self.goodbye || self.is_exiting);
-        if is_ours || by_itself || since.elapsed() > ENDING_WAIT {
+        let exit = self.handle.info().exit;
+        let says_so = self.goodbye || self.is_exiting;
+        if is_ours || exit == Some(0) || is_resumed && says_so {
             return None;
         }
+        let in_time = ended.elapsed() <= ENDING_WAIT;
+        let culprit = in_time.then(|| Watchdog::culprit(&watchdogs, ended.into_std()));
+        let culprit = culprit.flatten().or_else(|| {
+            // A signal, as that of a limit that ends nothing, makes pydevd say that a process runs that stands.
+            let is_killed = !says_so && exit.is_none_or(|code| !(0..=LAST_CODE).contains(&code));
+            let now = Instant::now().into_std();
+            is_killed.then(|| Watchdog::culprit_of_running(&watchdogs, now))?
+        })?;
         let when = if is_resumed { "after" } else { "while" };
         Some(format!(
             "ended {when} it was stopped, most likely by {culprit}"
@@ -749,10 +775,12 @@ impl Session {
             let is_same = is_same_stop && (info.clients, info.state) == (clients, state);
             if !is_same_stop {
                 let now = Instant::now();
-                let ended = old.filter(|_| stop.is_none());
-                let culprit =
-                    ended.and_then(|old| Watchdog::culprit(&old.watchdogs, now.into_std()));
-                self.culprit = culprit.map(|culprit| (culprit, now, self.resumed_by.is_some()));
+                let ended = old.filter(|old| stop.is_none() && !old.watchdogs.is_empty());
+                self.last_stop = ended.map(|old| LastStop {
+                    watchdogs: old.watchdogs.clone(),
+                    ended: now,
+                    is_resumed: self.resumed_by.is_some(),
+                });
             }
             (info.clients, info.state) = (clients, state);
             if !is_same_stop {
