@@ -86,7 +86,7 @@ impl Kind {
         match self {
             Kind::Watchdog => "let it run, or start it with a longer limit while you debug",
             Kind::LockCycle => {
-                "take the locks in the same order everywhere, or with a timeout; one's own again, as an RLock"
+                "take the locks in the same order everywhere, or with a timeout; what its holder takes again is to be an RLock"
             }
             Kind::TaskCycle => "one of them must not wait for the other",
             Kind::LockLeak => "release it in a `finally`, or hold it with `with`",
