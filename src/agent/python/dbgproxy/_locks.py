@@ -112,10 +112,7 @@ class MonitoredLock(metaclass=Kind):
         return MonitoredLock, (self._lock, self._record.name)
 
     def acquire(self, *args, **kwargs):
-        try:
-            frame = getframe(1)
-        except ValueError:
-            frame = NOWHERE
+        frame = caller()
         if not args and not kwargs and self._try(False):
             self._record.took(frame)
             return True
@@ -168,8 +165,12 @@ class _At:
         self.f_code, self.f_lasti = code, lasti
 
 
-#: Where somebody is whom C code calls in a thread of its own.
-NOWHERE = _At(None, 0)
+def caller():
+    """Who has called what asks; nobody where C code has, in a thread of its own."""
+    try:
+        return getframe(2)
+    except ValueError:
+        return _At(None, 0)
 
 
 class WrappedLock(MonitoredLock):
@@ -245,11 +246,7 @@ class WrappedRLock(_Whole):
     def acquire(self, *args, **kwargs):
         if self._is_mine():
             return self._try(*args, **kwargs)
-        try:
-            frame = getframe(1)
-        except ValueError:
-            frame = NOWHERE
-        return self._record.take(self._try, args, kwargs, frame)
+        return self._record.take(self._try, args, kwargs, caller())
 
     def _enter_from(self, frame):
         return self._try() if self._is_mine() else self._record.take(self._try, (), {}, frame)

@@ -358,12 +358,7 @@ def patch_asyncio(locks):
             if not counts and not self._locked and not self._waiters:
                 # What `acquire` does first, on every Python.
                 self._locked = True
-                record.task = current_task()
-                record.owner = get_ident()
-                record.since = monotonic()
-                record.at_code = frame.f_code
-                record.at_lasti = frame.f_lasti
-                record.acquisitions += 1
+                record.took(frame, current_task())
                 return True
             return await take_async(record, self, lambda: acquire(self), frame)
 

@@ -128,12 +128,7 @@ class Record:
 
     def wait(self, acquire, args, kwargs, frame, is_timed):
         """Waits for it, and says that it does."""
-        ident = get_ident()
-        try:
-            self.waiters[ident] = (ident, None, monotonic(), frame.f_code, frame.f_lasti)
-            got = acquire(*args, **kwargs)
-        finally:
-            self.waiters.pop(ident, None)
+        got = self.acquired(acquire, args, kwargs, frame)
         self.contended += 1
         if got:
             # Until now, or nearly: what is noted is still the former hold.
@@ -146,17 +141,21 @@ class Record:
 
     def ask(self, acquire, args, kwargs, frame):
         """Takes it where nobody can say whether it will have to wait."""
-        ident = get_ident()
-        try:
-            self.waiters[ident] = (ident, None, monotonic(), frame.f_code, frame.f_lasti)
-            got = acquire(*args, **kwargs)
-        finally:
-            self.waiters.pop(ident, None)
+        got = self.acquired(acquire, args, kwargs, frame)
         if got or got is None:
             self.took(frame)
         else:
             self.contended += 1
         return got
+
+    def acquired(self, acquire, args, kwargs, frame):
+        """What its `acquire` gives; meanwhile this thread is among the waiters."""
+        ident = get_ident()
+        try:
+            self.waiters[ident] = (ident, None, monotonic(), frame.f_code, frame.f_lasti)
+            return acquire(*args, **kwargs)
+        finally:
+            self.waiters.pop(ident, None)
 
     def take(self, acquire, args, kwargs, frame):
         """Takes it as the caller wants it, who may not want to wait, or not for ever."""
