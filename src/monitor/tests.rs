@@ -965,28 +965,6 @@ fn what_an_agent_said_goes_with_it() {
     assert!(!daemon.monitor.is_busy());
 }
 
-#[tokio::test]
-async fn that_an_agent_is_gone_is_not_left_out() {
-    let (tx, mut inbox) = mpsc::channel(1);
-    let handle = Handle {
-        inbox: tx,
-        alerts: broadcast::Sender::new(1),
-        interval: SECOND,
-        left_out: AtomicU64::new(0),
-    };
-    let id = Uuid::from_u128(1);
-    handle.sample(id, 1, "{}");
-    handle.sample(id, 1, "{}");
-    assert_eq!(handle.left_out.load(Ordering::Relaxed), 1);
-    let read = async {
-        tokio::task::yield_now().await;
-        (inbox.recv().await, inbox.recv().await)
-    };
-    let ((), (first, last)) = tokio::join!(handle.gone(id, 1), read);
-    assert!(matches!(first, Some(Mail::Sample(..))));
-    assert!(matches!(last, Some(Mail::Gone(session, 1)) if session == id));
-}
-
 #[test]
 fn a_report_for_people() {
     let mut daemon = Daemon::new();
