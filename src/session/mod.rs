@@ -8,6 +8,7 @@ mod asker;
 mod awaiting;
 mod debug_sessions;
 mod dormancy;
+mod ending;
 mod events;
 mod greeting;
 mod identity;
@@ -19,7 +20,6 @@ mod requests;
 mod state;
 mod watchers;
 
-use crate::agent::How;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::agent::{self, FromAgent};
+use crate::agent::{self, FromAgent, How};
 use crate::breakpoints::{Changed, Configuration};
 use crate::client;
 use crate::hub::{Hub, Reason};
@@ -56,6 +56,7 @@ pub use state::StoppedBody;
 use asker::Asker;
 use awaiting::Awaiting;
 use dormancy::{Dormancy, Question};
+use ending::LastStop;
 use naming::Naming;
 use placing::Placed;
 use requests::Pending;
@@ -69,13 +70,6 @@ pub const INBOX: usize = 2 * 1024;
 /// How long a process that said it will be replaced (`exec`) may take to come back on a new connection.
 /// A program that is not Python never does, and pydevd cannot tell; then the session ends after this time.
 pub const REPLACEMENT_WAIT: Duration = Duration::from_secs(15);
-
-/// How long a process may take to end after a stop that has lasted too long: a signal may make it try to end by itself,
-/// and another come when it does not; or who is to end it was stopped with it. One that ends later has ended by itself.
-const ENDING_WAIT: Duration = Duration::from_secs(10);
-
-/// Exit codes that are greater stand for a signal, as shells have it.
-const LAST_CODE: i64 = 128;
 
 /// How often to look meanwhile whether the process lives at all.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -332,17 +326,6 @@ pub enum Mail {
     Agent(agent::Handle, Box<Caller>),
     /// The agent with that number says something.
     FromAgent(u64, FromAgent),
-}
-
-/// How the last stop ended of a process that somebody watches.
-#[derive(Debug)]
-struct LastStop {
-    /// Who does, and when the time is over that each gives it.
-    watchdogs: Vec<Watchdog>,
-    /// When it ended.
-    ended: Instant,
-    /// Whether somebody had let the process run.
-    is_resumed: bool,
 }
 
 /// One debugged process.
@@ -725,30 +708,11 @@ impl Session {
 
     /// By whom the process was ended most likely, if it was not by itself or by us.
     fn ending(&mut self) -> Option<String> {
-        let LastStop {
-            watchdogs,
-            ended,
-            is_resumed,
-        } = self.last_stop.take()?;
+        let last = self.last_stop.take()?;
         let is_ours = self.terminating || self.hub.stop.is_cancelled();
-        // A signal may have made it end by itself, if nobody let it run.
-        let exit = self.handle.info().exit;
         let says_so = self.goodbye || self.is_exiting;
-        if is_ours || exit == Some(0) || is_resumed && says_so {
-            return None;
-        }
-        let in_time = ended.elapsed() <= ENDING_WAIT;
-        let culprit = in_time.then(|| Watchdog::culprit(&watchdogs, ended.into_std()));
-        let culprit = culprit.flatten().or_else(|| {
-            // A signal, as that of a limit that ends nothing, makes pydevd say that a process runs that stands.
-            let is_killed = !says_so && exit.is_none_or(|code| !(0..=LAST_CODE).contains(&code));
-            let now = Instant::now().into_std();
-            is_killed.then(|| Watchdog::culprit_of_running(&watchdogs, now))?
-        })?;
-        let when = if is_resumed { "after" } else { "while" };
-        Some(format!(
-            "ended {when} it was stopped, most likely by {culprit}"
-        ))
+        let exit = self.handle.info().exit;
+        (!is_ours).then(|| last.ending(exit, says_so))?
     }
 
     /// Brings what is publicly known up to date, and tells those who want to know.
